@@ -1,0 +1,60 @@
+"""Configs: Python files with `get_config(arg)`, resolved to plain data, checked before any device is touched."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from bigcl.registry import ConfigError, nearest
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """The arguments in a config's path, `configs/siglip.py:size=L/16,batch=1024,smoke`: each takes the type of its default; a bare word means True.
+
+    Raises ConfigError for an argument that the config does not have, or a value of the wrong type.
+    """
+    result = dict(defaults)
+    for item in filter(None, (arg or "").split(",")):
+        key, given, text = item.partition("=")
+        if key not in defaults:
+            raise ConfigError(f"config argument {key!r}: unknown; {nearest(key, defaults)}")
+        result[key] = parse_value(key, text if given else "true", type(defaults[key]))
+    return ConfigDict(result)
+
+
+def parse_value(key: str, text: str, kind: type) -> Any:
+    """One argument as a value of type `kind`."""
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ConfigError(f"config argument {key!r}: expected true or false, got {text!r}")
+        return text.lower() in ("true", "1")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise ConfigError(f"config argument {key!r}: expected {kind.__name__}, got {text!r}") from error
+
+
+def plain(config: Any) -> Any:
+    """A config as nested dicts and lists of JSON's own types, which is what parts are built from and what `config.json` holds."""
+    if isinstance(config, ConfigDict | Mapping):
+        return {str(k): plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return [plain(v) for v in config]
+    if config is None or isinstance(config, bool | int | float | str):
+        return config
+    raise ConfigError(f"config: {config!r} is not plain data (number, text, list, dict, true, false, null)")
+
+
+def save(config: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Writes a resolved config as JSON."""
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """One line for each value that differs."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(k for k in new if k not in old)]
+        return [line for k in keys for line in differences(old.get(k, "(absent)"), new.get(k, "(absent)"), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

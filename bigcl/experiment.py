@@ -1,0 +1,214 @@
+"""A config made real: mesh, data, task, optimizer, evaluators, and where every array lies."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+from bigcl import flops, registry, rules
+from bigcl.checkpoint import Checkpoints
+from bigcl.data.loader import Loader
+from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
+from bigcl.optim import make_optimizer
+from bigcl.registry import ConfigError, Part
+from bigcl.state import Arrays, Skeleton, TrainState, init_state, make_step
+from bigcl.tasks.task import Batch, Task
+from bigcl.towers.layers import Stack
+
+Encode = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The section `train` of a config.
+
+    steps, batch: length of the run, and examples in each global batch.
+    dtype: what towers compute in; "auto" is bfloat16, and float32 on CPU, which has no faster type. Parameters are float32.
+    ema: decay of a moving average of the weights, which is then what is evaluated; None for none.
+    log_every: steps between rows of `metrics.jsonl`.
+    max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.
+    """
+
+    steps: int
+    batch: int
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    ema: float | None = None
+    log_every: int = 10
+    max_skipped: int = 10
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The section `data` of a config: a source, what is done to each example, and how many processes (0: threads) do it ahead of time."""
+
+    source: Annotated[Part, "source"]
+    transforms: Sequence[Annotated[Part, "transform"]] = ()
+    workers: int = 0
+    prefetch: int = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """The section `checkpoint` of a config.
+
+    every: steps between checkpoints (0: only the last step).  keep_every, best, best_is: which of them stay, see `Checkpoints`.
+    init_from: folder of another run's checkpoints, whose parameters a new run starts from; init_only: patterns of those that are taken (default all).
+    """
+
+    every: int = 0
+    keep_every: int | None = None
+    best: str | None = None
+    best_is: Literal["highest", "lowest"] = "highest"
+    init_from: str | None = None
+    init_only: Sequence[str] = (".*",)
+
+
+class Experiment:
+    """What a config describes. Its sections are the arguments; building one touches the devices, `check` does not."""
+
+    def __init__(
+        self,
+        *,
+        seed: int = 0,
+        train: Annotated[Part, TrainOptions],
+        data: Annotated[Part, DataOptions],
+        tokenizer: Annotated[Part, "tokenizer"] | None = None,
+        task: Annotated[Part, "task"],
+        optim: Annotated[Part, make_optimizer],
+        mesh: Annotated[Part, make_mesh] = {},  # noqa: B006, read only
+        evals: Mapping[str, Annotated[Part, "evaluator"]] = {},  # noqa: B006, read only
+        checkpoint: Annotated[Part, CheckpointOptions] = {},  # noqa: B006, read only
+    ):
+        self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
+        self.mesh = make_mesh(**mesh)
+        shards = self.mesh.devices.size // self.mesh.shape["tensor"]
+        if self.train.batch % shards:
+            raise ConfigError(f"train.batch: {self.train.batch} rows do not divide over {shards} devices")
+        self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
+        options = DataOptions(**data)
+        self.loader = Loader(
+            registry.build("source", options.source),
+            [registry.build("transform", part, tokenizer=self.tokenizer) for part in options.transforms],
+            batch=self.train.batch,
+            seed=seed,
+            workers=options.workers,
+            prefetch=options.prefetch,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self.build_task = functools.partial(registry.build, "task", task, dtype=self.dtype(), batch_size=self.train.batch)
+        abstract: Task = nnx.eval_shape(lambda: self.build_task(rngs=nnx.Rngs(seed)))
+        self.skeleton, self.notes = Skeleton(abstract), abstract.describe()
+        shapes = self.skeleton.split(abstract)[0]
+        self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch=self.train.batch, **optim)
+        self.notes += self.optimizer.describe()
+        self.state_shapes = self.with_placement(jax.eval_shape(self.new_state), place(shapes, self.mesh, mesh.get("rules")))
+        self.evaluators = {k: registry.build("evaluator", v, tokenizer=self.tokenizer, mesh=self.mesh) for k, v in evals.items()}
+        self.eval_every = {k: v.get("every", 0) for k, v in evals.items()}
+
+    @staticmethod
+    def check(config: Mapping[str, Any]) -> None:
+        """Raises ConfigError, naming the key, for a config that cannot work; touches no device and no data."""
+        registry.check_call(Experiment, config, "config")
+
+    def dtype(self) -> jnp.dtype:
+        """What the towers compute in."""
+        auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        return jnp.dtype(auto if self.train.dtype == "auto" else self.train.dtype)
+
+    def new_state(self) -> TrainState:
+        """A fresh state, where the default device is; used under `jit`."""
+        task = self.build_task(rngs=nnx.Rngs(self.seed))
+        return init_state(task, self.skeleton, self.optimizer.tx, self.optimizer.trainable, ema=self.train.ema is not None, seed=self.seed)
+
+    def init(self) -> TrainState:
+        """A fresh state, created in its place on the mesh."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
+        with jax.set_mesh(self.mesh):
+            return jax.jit(self.new_state, out_shardings=shardings)()
+
+    def with_placement(self, state: TrainState, params: Mapping[str, NamedSharding]) -> TrainState:
+        """Shapes with shardings: whatever is kept for a parameter (moments, average) lies where the parameter lies."""
+
+        def sharded(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            owner = max((p for p in params if path.endswith(f"/{p}")), key=len, default=None)
+            where = replicated(self.mesh)
+            if owner is not None and x.shape == state.params[owner].shape:
+                where = params[owner]
+            elif owner is not None:
+                where = NamedSharding(self.mesh, shard_largest(x.shape, [None] * x.ndim, self.mesh))
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+        return rules.map_with_path(sharded, state)
+
+    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch on the mesh."""
+        where = batch_sharding(self.mesh)
+        rows = self.train.batch
+        return {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where) for k, x in self.loader.spec().items() if k != "index"}
+
+    def compile_step(self) -> Callable[..., Any]:
+        """The training step, compiled for these shapes; other shapes are an error, never a silent recompilation."""
+        step = make_step(self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema)
+        shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
+        with jax.set_mesh(self.mesh):
+            jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+            return jitted.lower(self.state_shapes, self.batch_shapes()).compile()
+
+    def flops_per_step(self) -> float:
+        """Model FLOPs of a step over all devices: matrix products of the loss and of the gradient of what is trained, without recomputation."""
+        state, batch = self.state_shapes, self.batch_shapes()
+        trained = {k: v for k, v in state.params.items() if k in self.optimizer.trainable}
+
+        def loss(trained: Arrays, params: Arrays, extra: Arrays, batch: Batch) -> Any:
+            task = self.skeleton.merge({**params, **trained}, extra)
+            for _, module in nnx.iter_modules(task):
+                if isinstance(module, Stack):
+                    module.remat = "none"
+            return task.loss(batch, jax.random.key(0))[0]
+
+        return flops.count(jax.make_jaxpr(jax.grad(loss))(trained, state.params, state.extra, batch).jaxpr)
+
+    @functools.cached_property
+    def encode_global(self) -> Callable[[Arrays, Arrays, Batch], dict[str, jax.Array]]:
+        """The compiled encoder of a global batch."""
+        return jax.jit(lambda params, extra, batch: self.skeleton.merge(params, extra).encode(batch), out_shardings=batch_sharding(self.mesh))
+
+    def encoder(self, state: TrainState) -> Encode:
+        """A function from a host batch to this process's embeddings, by input; with moving averages where there are any.
+
+        Batches may have any number of rows, the same on every process: they are padded to what the devices divide.
+        """
+        params = state.params if state.ema is None else {**state.params, **state.ema}
+        local = max(1, self.mesh.devices.size // self.mesh.shape["tensor"] // jax.process_count())
+        sharding = batch_sharding(self.mesh)
+
+        def encode(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            rows = len(next(iter(batch.values())))
+            padding = -rows % local
+            padded = {k: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)]) for k, v in batch.items()}
+            inputs = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in padded.items()}
+            with jax.set_mesh(self.mesh):
+                outputs = self.encode_global(params, state.extra, inputs)
+            spec = PartitionSpec(BATCH_AXES)
+            return {k: np.asarray(multihost_utils.global_array_to_host_local_array(v, self.mesh, spec))[:rows] for k, v in outputs.items()}
+
+        return encode
+
+    def evaluate(self, state: TrainState, names: Sequence[str] | None = None) -> dict[str, float]:
+        """The numbers of the evaluators `names` (default all), as `eval/<evaluator>/<metric>`."""
+        encode = self.encoder(state)
+        chosen = self.evaluators if names is None else {k: self.evaluators[k] for k in names}
+        return {f"eval/{name}/{metric}": float(v) for name, e in chosen.items() for metric, v in e.run(encode).items()}
+
+    def checkpoints(self, workdir: Any) -> Checkpoints:
+        """The checkpoints of a run in `workdir`."""
+        options = self.checkpoint
+        return Checkpoints(workdir / "checkpoints", keep_every=options.keep_every, best=options.best, best_is=options.best_is)

@@ -1,0 +1,112 @@
+"""What happens beside the training steps, each with its own `every`."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from bigcl.checkpoint import Checkpoints
+from bigcl.data.feed import Feed
+from bigcl.data.order import batch_hash
+from bigcl.experiment import Experiment
+from bigcl.flops import peak_tflops
+from bigcl.log import Log
+from bigcl.state import TrainState
+from bigcl.tasks.task import Metrics
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row had a loss or gradient that was not finite."""
+
+
+class Hook:
+    """Called after every step that is a multiple of `every` (0: none), and after the last. Hooks run in the order of the trainer's list."""
+
+    every: int = 0
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        raise NotImplementedError
+
+
+class WriteMetrics(Hook):
+    """A row of numbers, and the live line. Stops a run that diverges."""
+
+    def __init__(self, experiment: Experiment, log: Log, meter: "Meter"):
+        self.experiment, self.log_to, self.meter, self.every = experiment, log, meter, experiment.train.log_every
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        row = self.meter.row(step, {k: v.item() for k, v in jax.device_get(metrics).items()})
+        self.log_to.write(row)
+        self.log_to.status(row)
+        if row["skipped_in_a_row"] >= self.experiment.train.max_skipped:
+            raise Diverged(
+                f"loss or gradient were not finite in {row['skipped_in_a_row']} steps in a row up to step {step}, and none of these was taken. "
+                "Lower optim.lr, set optim.clip_norm, or look at the batches; the run goes on from its last checkpoint."
+            )
+
+
+class Evaluate(Hook):
+    """One evaluator. Its numbers go to the log and into `results`, by which checkpoints are compared."""
+
+    def __init__(self, experiment: Experiment, log: Log, meter: "Meter", name: str, results: dict[str, float]):
+        self.experiment, self.log_to, self.meter, self.name, self.results = experiment, log, meter, name, results
+        self.every = experiment.eval_every[name]
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        with self.meter.paused():
+            numbers = self.experiment.evaluate(state, [self.name])
+        self.results.update(numbers)
+        self.log_to.write({"step": step, **numbers})
+
+
+class Save(Hook):
+    """A checkpoint, written while training goes on."""
+
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, meter: "Meter", results: dict[str, float]):
+        self.checkpoints, self.meter, self.results, self.every = checkpoints, meter, results, experiment.checkpoint.every
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        with self.meter.paused():
+            self.checkpoints.save(step, state, self.results)
+
+
+class Meter:
+    """Speed of a run between two rows of its log, without what runs inside `paused`."""
+
+    def __init__(self, experiment: Experiment, feed: Feed, start: int):
+        self.experiment, self.feed = experiment, feed
+        self.flops, self.peak = experiment.flops_per_step(), peak_tflops()
+        self.mark, self.step, self.waited, self.pause = time.perf_counter(), start, 0.0, 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes the time spent inside off the meter."""
+        start = time.perf_counter()
+        yield
+        self.pause += time.perf_counter() - start
+
+    def row(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
+        """The row of a step whose metrics are on the host."""
+        train, now = self.experiment.train, time.perf_counter()
+        seconds = max(now - self.mark - self.pause, 1e-9)
+        per_step = seconds / (step - self.step)
+        tflops = self.flops / per_step / 1e12
+        row = {
+            "step": step,
+            "loss": metrics.pop("loss"),
+            "learning_rate": float(self.experiment.optimizer.schedule(step - 1)),
+            **({"temperature": 1 / metrics["logit_scale"]} if "logit_scale" in metrics else {}),
+            **metrics,
+            "ms_per_step": 1e3 * per_step,
+            "pairs_per_second": train.batch / per_step,
+            "tflops": tflops,
+            "mfu": tflops / self.peak if self.peak else None,
+            "input_wait_fraction": (self.feed.waited - self.waited) / seconds,
+            "eta_seconds": per_step * (train.steps - step),
+            "examples_seen": step * train.batch,
+            "batch_hash": batch_hash(self.experiment.loader.indices(step - 1)),
+        }
+        self.mark, self.step, self.waited, self.pause = now, step, self.feed.waited, 0.0
+        return row

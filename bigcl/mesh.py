@@ -1,0 +1,111 @@
+"""The device mesh, and where arrays lie on it.
+
+Axes, from slow links to fast ones: `replica` (copies over a slow network), `data` (copies), `fsdp` (parameters sharded), `tensor` (layers sharded). A batch is
+split over the first three; so is every contrastive loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+from bigcl import rules
+from bigcl.registry import ConfigError
+
+AXES = ("replica", "data", "fsdp", "tensor")
+BATCH_AXES = ("replica", "data", "fsdp")
+
+Rule = str | Sequence[str | None]
+
+TENSOR_RULES: dict[str, tuple[str | None, ...]] = {
+    r".*/qkv": (None, None, "tensor", None),
+    r".*/qkv_bias": (None, "tensor", None),
+    r".*/attention/out": ("tensor", None, None),
+    r".*/mlp/(up|gate)/kernel": (None, "tensor"),
+    r".*/mlp/(up|gate)/bias": ("tensor",),
+    r".*/mlp/down/kernel": ("tensor", None),
+}
+"""Heads and hidden units over `tensor` (Megatron, Shoeybi et al. 2019), by trailing dimensions; stacked layers put one more in front."""
+
+
+def make_mesh(*, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, rules: Sequence[tuple[str, Rule]] | None = None) -> Mesh:
+    """The mesh of all devices; one axis may be -1, which takes what is left.
+
+    rules: read by `place`; accepted here so that the section `mesh` of a config is one call.
+    """
+    del rules
+    sizes = {"replica": replica, "data": data, "fsdp": fsdp, "tensor": tensor}
+    count = jax.device_count()
+    free = [a for a, n in sizes.items() if n == -1]
+    fixed = int(np.prod([n for n in sizes.values() if n != -1]))
+    if len(free) > 1 or fixed < 1 or count % fixed or (not free and fixed != count):
+        raise ConfigError(f"mesh: {sizes} does not fit {count} devices; make one axis -1, or the product equal to the number of devices")
+    shape = tuple(count // fixed if n == -1 else n for n in sizes.values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over all axes that split the batch."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain_batch(x: Array) -> Array:
+    """Keeps activations sharded by rows and nothing else, inside a computation that runs under `jax.set_mesh`.
+
+    Without it the partitioner may follow the parameters, which are sharded over an axis of the batch, and gather activations instead of weights.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)))
+
+
+def place(shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, placement: Sequence[tuple[str, Rule]] | None = None) -> dict[str, NamedSharding]:
+    """Where each parameter lies.
+
+    placement: ordered (regex, rule), first match wins; a rule is "replicate", "fsdp" (the largest divisible dimension over that axis), or one axis name
+        or None for each dimension. None: heads and hidden units over `tensor` where that axis is larger than 1, all else "fsdp".
+    """
+    if placement is None:
+        return {path: NamedSharding(mesh, default_spec(path, x.shape, mesh)) for path, x in shapes.items()}
+    chosen = rules.match(placement, list(shapes), what="mesh.rules")
+    return {path: NamedSharding(mesh, spec(path, x.shape, chosen[path], mesh)) for path, x in shapes.items()}
+
+
+def default_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The rule for a parameter that no list of the config speaks of."""
+    axes: list[str | None] = [None] * len(shape)
+    for pattern, trailing in TENSOR_RULES.items():
+        if rules.matches(pattern, path) and len(shape) >= len(trailing):
+            axes[len(shape) - len(trailing) :] = trailing
+            break
+    axes = [a if a and shape[i] % mesh.shape[a] == 0 else None for i, a in enumerate(axes)]
+    return shard_largest(shape, axes, mesh)
+
+
+def spec(path: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> PartitionSpec:
+    """One rule of the config as a partition of one array."""
+    if rule == "replicate":
+        return PartitionSpec()
+    if rule == "fsdp":
+        return shard_largest(shape, [None] * len(shape), mesh)
+    if isinstance(rule, str) or len(rule) != len(shape) or any(a is not None and a not in AXES for a in rule):
+        raise ConfigError(f"mesh.rules: {rule!r} for {path} {shape}; expected 'replicate', 'fsdp', or for each dimension None or one of {AXES}")
+    return PartitionSpec(*rule)
+
+
+def shard_largest(shape: tuple[int, ...], axes: list[Any], mesh: Mesh) -> PartitionSpec:
+    """Adds the axis `fsdp` to the largest free dimension that it divides; small arrays stay whole."""
+    size = mesh.shape["fsdp"]
+    free = [i for i, a in enumerate(axes) if a is None and shape[i] % size == 0]
+    if size > 1 and free and np.prod(shape) >= 2**12:
+        axes[max(free, key=lambda i: shape[i])] = "fsdp"
+    return PartitionSpec(*axes)

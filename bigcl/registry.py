@@ -1,0 +1,177 @@
+"""One table from the `kind` of a config part to the constructor that it names.
+
+A part is plain data: `{"kind": "vit", "variant": "B/16", "pool": "map"}`. Every key but `kind` is an argument of the constructor itself, so there is no
+wrapper and no second list of defaults. Constructors are imported when first used: a run pays for what it uses, and an optional
+dependency is asked for by the part that needs it.
+"""
+
+import difflib
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import beartype.door
+from beartype import BeartypeConf
+
+Part = Mapping[str, Any]
+"""A config part: `{"kind": ..., **constructor_arguments}`. `Annotated[Part, "tower"]` in a signature says which registry it belongs to,
+`Annotated[Part, TrainOptions]` that its keys are the arguments of that class or function."""
+
+HOLDER_KEYS: dict[str, dict[str, Any]] = {
+    "loss": {"of": Sequence[str], "weight": float},
+    "evaluator": {"every": int},
+}
+"""Keys of a part that are read by whoever holds the part, not by its constructor."""
+
+INJECTED = frozenset({"rngs", "dtype", "mesh", "tokenizer", "batch_size"})
+"""Parameters that the program itself supplies, through the context of `build`."""
+
+REGISTRIES: dict[str, dict[str, str]] = {
+    "task": {
+        "two_tower": "bigcl.tasks.two_tower:TwoTower",
+    },
+    "tower": {
+        "vit": "bigcl.towers.vit:ViT",
+        "text": "bigcl.towers.text:TextTransformer",
+        "mlp": "bigcl.towers.mlp:MLP",
+    },
+    "loss": {
+        "infonce": "bigcl.losses.infonce:infonce",
+        "sigmoid": "bigcl.losses.sigmoid:sigmoid",
+    },
+}
+
+_NUMBERS = BeartypeConf(is_pep484_tower=True)  # an int is a fine float
+
+
+class ConfigError(ValueError):
+    """A config that cannot work; the message names the key and, where there is one, the nearest valid key."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"`, or the list of what is known when nothing is near."""
+    known = sorted(map(str, known))
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def constructor(registry: str, kind: str, where: str = "") -> Callable[..., Any]:
+    """The callable that `kind` names in `registry`."""
+    table = REGISTRIES[registry]
+    if kind not in table:
+        raise ConfigError(f"{where or registry}: unknown {registry} {kind!r}; {nearest(kind, table)}")
+    module, _, attribute = table[kind].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def build(registry: str, part: Part, **context: Any) -> Any:
+    """Calls the constructor of `part` with the part's own keys.
+
+    `context` holds what a config cannot (a mesh, a tokenizer, random keys, the compute dtype of the run); each is handed to the
+    constructors that have a parameter of that name, unless the part sets it itself.
+    """
+    check(registry, part, registry, context)
+    make = constructor(registry, part["kind"])
+    own = arguments(registry, part)
+    wanted = signature(make)
+    return make(**{k: v for k, v in context.items() if k in wanted and k not in own}, **own)
+
+
+def bind(registry: str, part: Part) -> Callable[..., Any]:
+    """The constructor of `part` with the part's own keys already in it: a loss with its options, waiting for its arrays."""
+    check(registry, part, registry, partial=True)
+    return functools.partial(constructor(registry, part["kind"]), **arguments(registry, part))
+
+
+def arguments(registry: str, part: Part) -> dict[str, Any]:
+    """What `part` says to its constructor."""
+    return {k: v for k, v in part.items() if k != "kind" and k not in HOLDER_KEYS.get(registry, ())}
+
+
+def check(registry: str, part: Any, where: str, context: Iterable[str] = (), partial: bool = False) -> None:
+    """Raises ConfigError if `part`, or a part inside it, does not fit its constructor: unknown kind or key, missing key, wrong type."""
+    if not isinstance(part, Mapping) or "kind" not in part:
+        raise ConfigError(f'{where}: expected a part like {{"kind": ...}}, got {part!r}')
+    make = constructor(registry, part["kind"], where)
+    holder = HOLDER_KEYS.get(registry, {})
+    for key, hint in holder.items():
+        if key in part and not fits(part[key], hint):
+            raise ConfigError(f"{where}.{key}: expected {describe(hint)}, got {part[key]!r}")
+    check_call(make, arguments(registry, part), where, context, partial, holder)
+
+
+def check_call(
+    make: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    where: str,
+    context: Iterable[str] = (),
+    partial: bool = False,
+    known: Iterable[str] = (),
+) -> None:
+    """Checks keyword arguments against the signature and annotations of `make`. `partial`: other arguments follow later."""
+    named = signature(make)
+    hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
+    settable = {n for n in named if is_plain(hints.get(n, Any)) and n not in INJECTED} | set(known)
+    for key, value in kwargs.items():
+        if key not in named:
+            raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, settable)}")
+        if not fits(value, hints.get(key, Any)):
+            raise ConfigError(f"{where}.{key}: expected {describe(hints[key])}, got {value!r}")
+        check_nested(value, hints.get(key, Any), f"{where}.{key}")
+    given = set(kwargs) | set(context) | INJECTED
+    missing = [n for n, p in named.items() if p.default is p.empty and n not in given]
+    if missing and not partial:
+        raise ConfigError(f"{where}: missing key {missing[0]!r}")
+
+
+def signature(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The named parameters of a constructor. (Of `__init__` itself: the metaclass of NNX modules hides it from `inspect`.)"""
+    parameters = inspect.signature(make.__init__ if inspect.isclass(make) else make).parameters
+    return {n: p for n, p in parameters.items() if n != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def check_nested(value: Any, hint: Any, where: str) -> None:
+    """Checks the parts inside `value` that the annotation assigns to a registry."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated and isinstance(value, Mapping):
+        if isinstance(args[1], str):
+            check(args[1], value, where)
+        else:
+            check_call(args[1], value, where)
+    elif origin in (typing.Union, types.UnionType):
+        for arm in args:
+            check_nested(value, arm, where)
+    elif origin in (list, tuple, Sequence) and isinstance(value, Sequence) and not isinstance(value, str):
+        for i, item in enumerate(value):
+            check_nested(item, args[0], f"{where}[{i}]")
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        for key, item in value.items():
+            check_nested(item, args[1], f"{where}.{key}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether plain data `value` has the annotated type (lists stand for sequences of any kind, ints for floats)."""
+    return beartype.door.is_bearable(value, hint, conf=_NUMBERS)
+
+
+def is_plain(hint: Any) -> bool:
+    """Whether an argument of this annotation can be written in a config (arrays, modules and functions cannot)."""
+    if hint in (Any, str, int, float, bool, type(None), Part):
+        return True
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Literal, typing.Annotated):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(is_plain(a) for a in args if a is not type(None))
+    return origin in (list, tuple, dict, Sequence, Mapping) and all(is_plain(a) for a in args if a is not Ellipsis)
+
+
+def describe(hint: Any) -> str:
+    """An annotation as a person would write it."""
+    if isinstance(hint, type) and not typing.get_args(hint):
+        return hint.__name__
+    return str(hint).replace("typing.", "").replace("collections.abc.", "")

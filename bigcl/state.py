@@ -1,0 +1,127 @@
+"""The state of a run, and the one compiled step that advances it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, UInt
+
+from bigcl.tasks.task import Batch, Metrics, Task
+
+Arrays = dict[str, Array]
+"""Arrays by their path in the task, such as "towers/image/embed/kernel"."""
+
+
+class Skeleton:
+    """A task without its arrays: splits a task into flat dictionaries and puts it together again.
+
+    NNX modules are walked here, while tracing, and never between steps.
+    """
+
+    def __init__(self, task: Task):
+        self.graphdef, params, extra = nnx.split(task, nnx.Param, ...)
+        self.groups = [[path for path, _ in nnx.to_flat_state(group)] for group in (params, extra)]
+
+    def split(self, task: Task) -> tuple[Arrays, Arrays]:
+        """Parameters, and all other arrays that the task keeps between steps."""
+        _, params, extra = nnx.split(task, nnx.Param, ...)
+        flat = [{name(path): variable[...] for path, variable in nnx.to_flat_state(group)} for group in (params, extra)]
+        return flat[0], flat[1]
+
+    def merge(self, params: Arrays, extra: Arrays) -> Task:
+        """The task that holds these arrays."""
+        groups = [
+            nnx.from_flat_state([(path, values[name(path)]) for path in paths])
+            for paths, values in zip(self.groups, (params, extra), strict=True)
+        ]
+        return nnx.merge(self.graphdef, *groups)
+
+
+def name(path: tuple[Any, ...]) -> str:
+    """A path as it is written in patterns, logs and checkpoints."""
+    return "/".join(map(str, path))
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and writes. All of it is saved, so that a resumed run goes on as if nothing had happened.
+
+    key: raw data of the run's random key; a step's key is this one folded with the step.
+    ema: moving average of the trained parameters, or None.
+    skipped, skipped_in_a_row: steps that were not taken because loss or gradient was not finite.
+    """
+
+    step: Int[Array, ""]
+    params: Arrays
+    extra: Arrays
+    opt_state: Any
+    ema: Arrays | None
+    key: UInt[Array, "k"]
+    skipped: Int[Array, ""]
+    skipped_in_a_row: Int[Array, ""]
+
+
+def init_state(task: Task, skeleton: Skeleton, tx: optax.GradientTransformation, trainable: frozenset[str], *, ema: bool, seed: int) -> TrainState:
+    """The state before the first step."""
+    params, extra = skeleton.split(task)
+    trained = {k: v for k, v in params.items() if k in trainable}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        extra=extra,
+        opt_state=tx.init(trained),
+        ema=jax.tree.map(jnp.copy, trained) if ema else None,
+        key=jax.random.key_data(jax.random.key(seed)),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )
+
+
+def make_step(
+    skeleton: Skeleton, tx: optax.GradientTransformation, trainable: frozenset[str], ema: float | None
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The training step: loss over the global batch, gradient of what is trained, update, moving average.
+
+    A step whose loss or gradient is not finite leaves everything but the counters as it was.
+    """
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        trained = {k: v for k, v in state.params.items() if k in trainable}
+        frozen = {k: v for k, v in state.params.items() if k not in trainable}
+
+        def loss(trained: Arrays) -> tuple[Float[Array, ""], tuple[Metrics, Arrays]]:
+            task = skeleton.merge({**frozen, **trained}, state.extra)
+            value, metrics = task.loss(batch, rng)
+            return value, (metrics, skeleton.split(task)[1])
+
+        (value, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        grad_norm = optax.global_norm(grads)
+        updates, opt_state = tx.update(grads, state.opt_state, trained)
+        task = skeleton.merge({**frozen, **optax.apply_updates(trained, updates)}, extra)
+        task.after_update()
+        params, extra = skeleton.split(task)
+        average = None if ema is None else {k: ema * v + (1 - ema) * params[k] for k, v in state.ema.items()}
+
+        finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        new = (params, extra, opt_state, average)
+        old = (state.params, state.extra, state.opt_state, state.ema)
+        params, extra, opt_state, average = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        skipped = 1 - finite.astype(jnp.int32)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            extra=extra,
+            opt_state=opt_state,
+            ema=average,
+            skipped=state.skipped + skipped,
+            skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
+        )
+        counts = {"skipped_steps": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
+        return state, {"loss": value, "grad_norm": grad_norm, **metrics, **counts}
+
+    return step

@@ -1,0 +1,40 @@
+"""The contract between a task and the trainer."""
+
+from typing import Any
+
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+Batch = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+class Task(nnx.Module):
+    """What is trained: towers, losses, and the state they keep between steps.
+
+    A task says how one example is encoded (`forward`) apart from how examples are compared (`objective`), so that the trainer can run the first in
+    micro-batches without changing the second, which always sees the global batch.
+    """
+
+    def forward(self, batch: Batch, rng: Key[Array, ""] | None) -> Any:
+        """Per-example outputs, a pytree of arrays [B, ...]; `rng` None means evaluation."""
+        raise NotImplementedError
+
+    def objective(self, outputs: Any, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
+        """The loss over the global batch and named scalars for the log."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch, rng: Key[Array, ""] | None) -> tuple[Float[Array, ""], Metrics]:
+        """`objective(forward(batch))`."""
+        return self.objective(self.forward(batch, rng), batch)
+
+    def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
+        """L2-normalised float32 embeddings of the inputs that are in the batch, by input name."""
+        raise NotImplementedError
+
+    def after_update(self) -> None:
+        """Called after each optimizer step, inside the compiled step: clamps, moving averages, queues."""
+
+    def describe(self) -> list[str]:
+        """Lines for the start of the log: defaults that were derived, and from what."""
+        return []

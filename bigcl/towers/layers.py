@@ -1,0 +1,247 @@
+"""The transformer that the towers share: attention, block, scanned stack, poolers, positions.
+
+Layouts are those of OpenAI CLIP and SigLIP up to reshapes, so that weights can be exchanged. Parameters are float32; `dtype` is what the
+matrix products run in. Norm statistics and the softmax are always float32.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Key
+
+from bigcl.mesh import constrain_batch
+from bigcl.registry import nearest
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # OpenAI CLIP
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+
+
+def glorot(fan_in: int, fan_out: int) -> Callable[..., Array]:
+    """Glorot-uniform initializer for kernels whose shape does not show their fans (fused or split into heads)."""
+    limit = math.sqrt(6 / (fan_in + fan_out))
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+class Norm(nnx.Module):
+    """Layer norm (Ba et al. 2016) or, without centring, RMS norm (Zhang and Sennrich 2019) over the last axis, in float32 whatever the input."""
+
+    def __init__(self, width: int, *, eps: float = 1e-6, centred: bool = True):
+        self.eps, self.centred = eps, centred
+        self.scale = nnx.Param(jnp.ones((width,)))
+        self.bias = nnx.Param(jnp.zeros((width,))) if centred else None
+
+    def __call__(self, x: Float[Array, "*b w"]) -> Float[Array, "*b w"]:
+        y = x.astype(jnp.float32)
+        if self.centred:
+            y = y - y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
+        lead = (None,) * (x.ndim - 1)
+        y = y * self.scale[lead]
+        return (y if self.bias is None else y + self.bias[lead]).astype(x.dtype)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention (Vaswani et al. 2017), self or cross: `[B, N, W], [B, M, W] -> [B, N, W]`.
+
+    The kernel of queries, keys and values is one array `[W, 3, heads, W / heads]`: one matrix product for all three, and an axis of heads to shard.
+    """
+
+    def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
+        if width % heads:
+            raise ValueError(f"attention: width {width} is not a multiple of heads {heads}")
+        head = width // heads
+        self.dtype = dtype
+        self.qkv = nnx.Param(glorot(width, width)(rngs.params(), (width, 3, heads, head)))
+        self.qkv_bias = nnx.Param(jnp.zeros((3, heads, head)))
+        self.out = nnx.Param(glorot(width, width)(rngs.params(), (heads, head, width)))
+        self.out_bias = nnx.Param(jnp.zeros((width,)))
+        self.q_norm = Norm(head, centred=False) if qk_norm else None
+        self.k_norm = Norm(head, centred=False) if qk_norm else None
+
+    def __call__(
+        self,
+        x: Float[Array, "b n w"],
+        context: Float[Array, "b m w"] | None = None,
+        *,
+        mask: Bool[Array, "#b 1 #n m"] | None = None,
+        rotation: Float[Array, "#b n 2 r"] | None = None,
+    ) -> Float[Array, "b n w"]:
+        kernel, bias = self.qkv[...].astype(self.dtype), self.qkv_bias[...].astype(self.dtype)
+        if context is None:
+            qkv = jnp.einsum("bnw,wchd->bnchd", x, kernel) + bias[None, None]
+            q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        else:
+            q = jnp.einsum("bnw,whd->bnhd", x, kernel[:, 0]) + bias[0][None, None]
+            kv = jnp.einsum("bmw,wchd->bmchd", context, kernel[:, 1:]) + bias[1:][None, None]
+            k, v = kv[:, :, 0], kv[:, :, 1]
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotate(q, rotation), rotate(k, rotation)
+        y = attend(q, k, v, mask)
+        return jnp.einsum("bnhd,hdw->bnw", y, self.out[...].astype(self.dtype)) + self.out_bias[...].astype(self.dtype)[None, None]
+
+
+class FeedForward(nnx.Module):
+    """Two dense layers with an activation between them, or SwiGLU (Shazeer 2020): `[..., W] -> [..., W]`."""
+
+    def __init__(self, width: int, hidden: int, *, activation: str = "gelu", gated: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
+        dense = functools.partial(nnx.Linear, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs)
+        self.activation = activation
+        self.up = dense(width, hidden)
+        self.gate = dense(width, hidden) if gated else None
+        self.down = dense(hidden, width)
+
+    def __call__(self, x: Float[Array, "*b w"]) -> Float[Array, "*b w"]:
+        act = ACTIVATIONS[self.activation]
+        h = act(self.up(x)) if self.gate is None else act(self.gate(x)) * self.up(x)
+        return self.down(h)
+
+
+class Block(nnx.Module):
+    """A pre-norm transformer block."""
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, *, activation: str, gated: bool, qk_norm: bool, norm_eps: float, dropout: float, dtype, rngs
+    ):
+        self.norm1 = Norm(width, eps=norm_eps)
+        self.attention = Attention(width, heads, qk_norm=qk_norm, dtype=dtype, rngs=rngs)
+        self.norm2 = Norm(width, eps=norm_eps)
+        self.mlp = FeedForward(width, hidden, activation=activation, gated=gated, dtype=dtype, rngs=rngs)
+        self.dropout = dropout
+
+    def __call__(self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None) -> Float[Array, "b n w"]:
+        keys = (None, None) if rng is None else jax.random.split(rng)
+        x = x + drop(self.attention(self.norm1(x), mask=mask, rotation=rotation), self.dropout, keys[0])
+        return x + drop(self.mlp(self.norm2(x)), self.dropout, keys[1])
+
+
+class Stack(nnx.Module):
+    """`depth` blocks whose parameters are stacked on a leading axis, run by `lax.scan` (one block is compiled, whatever the depth).
+
+    remat: "none", or the name of a policy in `jax.checkpoint_policies`, such as "nothing_saveable" or "dots_with_no_batch_dims_saveable".
+    scan: False unrolls the loop over the same parameters: longer to compile, sometimes faster to run.
+    """
+
+    def __init__(self, depth: int, *args: Any, remat: str = "none", scan: bool = True, rngs: nnx.Rngs, **kwargs: Any):
+        if remat != "none" and not hasattr(jax.checkpoint_policies, remat):
+            known = [p for p in dir(jax.checkpoint_policies) if p.endswith("saveable") or p.startswith(("save", "dots", "checkpoint"))]
+            raise ValueError(f"remat {remat!r} is not a policy of jax.checkpoint_policies; known: none, {', '.join(known)}")
+        self.depth, self.remat, self.scan = depth, remat, scan
+
+        @nnx.split_rngs(splits=depth)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def stacked(rngs: nnx.Rngs) -> Block:
+            return Block(*args, **kwargs, rngs=rngs)
+
+        self.blocks = stacked(rngs)
+
+    def __call__(self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None) -> Float[Array, "b n w"]:
+        graphdef, params = nnx.split(self.blocks)
+        keys = None if rng is None else jax.random.split(rng, self.depth)
+
+        def layer(x, inputs):
+            params, key = inputs
+            return constrain_batch(nnx.merge(graphdef, params)(x, mask=mask, rotation=rotation, rng=key)), None
+
+        if self.remat != "none":
+            layer = jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, self.remat), prevent_cse=not self.scan)
+        return jax.lax.scan(layer, constrain_batch(x), (params, keys), unroll=1 if self.scan else self.depth)[0]
+
+
+class AttentionPool(nnx.Module):
+    """Multi-head attention pooling by one learned query, then a residual MLP (MAP head of big_vision and SigLIP): `[B, N, W] -> [B, W]`."""
+
+    def __init__(self, width: int, heads: int, hidden: int, *, activation: str, norm_eps: float, dtype, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.probe = nnx.Param(nnx.initializers.xavier_uniform()(rngs.params(), (1, 1, width), jnp.float32))
+        self.attention = Attention(width, heads, dtype=dtype, rngs=rngs)
+        self.norm = Norm(width, eps=norm_eps)
+        self.mlp = FeedForward(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None = None) -> Float[Array, "b w"]:
+        probe = jnp.broadcast_to(self.probe[...].astype(self.dtype), (x.shape[0], 1, x.shape[2]))
+        y = self.attention(probe, x, mask=None if mask is None else mask[:, None, None])
+        return (y + self.mlp(self.norm(y)))[:, 0]
+
+
+def attend(
+    q: Float[Array, "b n h d"], k: Float[Array, "b m h d"], v: Float[Array, "b m h d"], mask: Bool[Array, "#b 1 #n m"] | None
+) -> Float[Array, "b n h d"]:
+    """Softmax attention, the softmax in float32. A query that may see nothing attends evenly.
+
+    Heads are brought in front first: the products are then plain batched matrix products, several times faster on CPU than the fused layouts.
+    """
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)
+
+
+def resolve_sizes(tower: str, variants: Mapping[str, tuple[int, ...]], variant: str | None, *sizes: int | None) -> list[int]:
+    """width, depth, heads and MLP width: as given, else the variant's; an MLP four times the width where nothing says otherwise."""
+    if variant is not None and variant not in variants:
+        raise ValueError(f"{tower}: unknown variant {variant!r}; {nearest(variant, variants)}")
+    preset = (None,) * 4 if variant is None else variants[variant]
+    width, depth, heads, hidden = (known if given is None else given for given, known in zip(sizes, preset, strict=True))
+    if width is None or depth is None or heads is None:
+        raise ValueError(f"{tower}: give a variant ({', '.join(variants)}) or width, depth and heads")
+    return [width, depth, heads, 4 * width if hidden is None else hidden]
+
+
+def drop(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
+    """Dropout (inverted), the identity without a key."""
+    if key is None or rate == 0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+
+
+def masked_mean(x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:
+    """Mean over the real tokens (zero where an example has none)."""
+    if mask is None:
+        return x.mean(1)
+    weight = mask.astype(x.dtype)
+    return jnp.einsum("bnw,bn->bw", x, weight) / jnp.maximum(weight.sum(1, keepdims=True), 1)
+
+
+def rotate(x: Float[Array, "b n h d"], rotation: Float[Array, "#b n 2 r"]) -> Float[Array, "b n h d"]:
+    """Rotary position embedding (Su et al. 2021): the halves of each head turn by the angles whose cosine and sine `rotation` holds."""
+    cos, sin = rotation[:, :, None, 0].astype(x.dtype), rotation[:, :, None, 1].astype(x.dtype)
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def rotation_table(coordinates: np.ndarray, head: int, theta: float) -> Float[np.ndarray, "n 2 r"]:
+    """Cosines and sines for tokens at `coordinates` [N, axes] (axial: each axis gets an equal share of the `head / 2` frequencies)."""
+    axes = coordinates.shape[1]
+    if head % (2 * axes):
+        raise ValueError(f"rotary positions over {axes} axes need a head size divisible by {2 * axes}, got {head}")
+    share = head // 2 // axes
+    frequency = theta ** -(np.arange(share) / share)
+    angle = (coordinates[:, :, None] * frequency).reshape(len(coordinates), -1)
+    return np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+
+
+def sincos_table(coordinates: np.ndarray, width: int) -> Float[np.ndarray, "n w"]:
+    """Fixed sine-cosine positions (Vaswani et al. 2017; per axis as in MoCo v3): tokens at `coordinates` [N, axes]."""
+    axes = coordinates.shape[1]
+    if width % (2 * axes):
+        raise ValueError(f"sin-cos positions over {axes} axes need a width divisible by {2 * axes}, got {width}")
+    share = width // 2 // axes
+    frequency = 10_000.0 ** -(np.arange(share) / share)
+    angle = coordinates[:, :, None] * frequency
+    return np.concatenate([np.sin(angle), np.cos(angle)], -1).reshape(len(coordinates), width).astype(np.float32)

@@ -1,0 +1,26 @@
+"""A multilayer perceptron over feature vectors: tabular inputs, precomputed features, toy problems."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from bigcl.towers.encoding import Encoding
+from bigcl.towers.layers import ACTIVATIONS
+
+
+class MLP(nnx.Module):
+    """Dense layers of the given `widths`, with `activation` between them: `[B, inputs] -> [B, widths[-1]]`."""
+
+    def __init__(self, *, inputs: int, widths: Sequence[int], activation: str = "gelu", dtype=jnp.float32, rngs: nnx.Rngs):
+        self.activation, self.dtype = activation, dtype
+        sizes = (inputs, *widths)
+        self.layers = nnx.List(nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+
+    def __call__(self, x: Float[Array, "b n"], mask=None, rng: Key[Array, ""] | None = None) -> Encoding:
+        del mask, rng
+        x = x.astype(self.dtype)
+        for i, layer in enumerate(self.layers):
+            x = layer(x if i == 0 else ACTIVATIONS[self.activation](x))
+        return Encoding(x)

@@ -1,0 +1,111 @@
+"""Text transformer in the forms that CLIP (causal, pooled at the end token) and SigLIP (bidirectional, pooled at the last token) use."""
+
+import functools
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from bigcl.towers import layers
+from bigcl.towers.encoding import Encoding
+
+VARIANTS: dict[str, tuple[int, int, int, int]] = {
+    "S": (384, 12, 6, 1536),
+    "B": (512, 12, 8, 2048),
+    "L": (768, 12, 12, 3072),
+    "H": (1024, 24, 16, 4096),
+    "SigLIP-B": (768, 12, 12, 3072),
+    "SigLIP-L": (1024, 24, 16, 4096),
+    "SigLIP-So400m": (1152, 27, 16, 4304),
+}
+"""width, depth, heads, MLP width. B and L go with CLIP's image towers of that name, H with OpenCLIP's, SigLIP-* with SigLIP's."""
+
+
+class TextTransformer(nnx.Module):
+    """Token ids `[B, N]` to an embedding `[B, D]` and tokens.
+
+    vocab, length: size of the vocabulary and the longest text.
+    variant: sizes by name; `width`, `depth`, `heads`, `mlp_width` override it or replace it.
+    causal: whether a token sees only those before it.
+    pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first", "mean" or "map".
+    pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
+    embed_dim, projection_bias: a final linear layer; CLIP's has no bias, SigLIP's has one.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: int,
+        length: int,
+        variant: str | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        mlp_width: int | None = None,
+        causal: bool = True,
+        pool: Literal["eot", "last", "first", "mean", "map"] = "eot",
+        pad_id: int | None = None,
+        positions: Literal["learned", "rotary"] = "learned",
+        qk_norm: bool = False,
+        gated: bool = False,
+        activation: layers.Activation = "gelu_tanh",
+        norm_eps: float = 1e-6,
+        dropout: float = 0.0,
+        embed_dim: int | None = None,
+        projection_bias: bool = False,
+        remat: str = "none",
+        scan: bool = True,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        width, depth, heads, mlp_width = layers.resolve_sizes("text", VARIANTS, variant, width, depth, heads, mlp_width)
+        self.vocab, self.length, self.causal, self.pool, self.pad_id, self.dtype = vocab, length, causal, pool, pad_id, dtype
+        self.head = width // heads
+        self.embed = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (vocab, width)))
+        self.position = nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (length, width))) if positions == "learned" else None
+        self.stack = layers.Stack(
+            depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
+            norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan, rngs=rngs,
+        )  # fmt: skip
+        self.norm = layers.Norm(width, eps=norm_eps)
+        head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        self.map = head(width, heads, mlp_width) if pool == "map" else None
+        self.projection = nnx.Linear(width, embed_dim, use_bias=projection_bias, dtype=dtype, rngs=rngs) if embed_dim else None
+
+    def __call__(self, text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None, rng: Key[Array, ""] | None = None) -> Encoding:
+        """`mask`: which tokens are real; by default those that are not `pad_id`."""
+        n = text.shape[1]
+        if n > self.length:
+            raise ValueError(f"text: {n} tokens reached a tower of length {self.length}")
+        if mask is None and self.pad_id is not None:
+            mask = text != self.pad_id
+        x = self.embed[...].astype(self.dtype)[text]
+        rotation = None
+        if self.position is not None:
+            x = x + self.position[:n].astype(self.dtype)[None]
+        else:
+            rotation = jnp.asarray(layers.rotation_table(np.arange(n)[:, None], self.head, theta=10_000.0))[None]
+        attend = None if mask is None else mask[:, None, None]
+        if self.causal:
+            past = jnp.tril(jnp.ones((n, n), bool))[None, None]
+            attend = past if attend is None else attend & past
+        x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=rng))
+        pooled = self.pooled(x, text, mask)
+        return Encoding(pooled if self.projection is None else self.projection(pooled), x, mask)
+
+    def pooled(self, x: Float[Array, "b n w"], text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:
+        """One vector per text."""
+        match self.pool:
+            case "eot":
+                return jnp.take_along_axis(x, text.argmax(1)[:, None, None], axis=1)[:, 0]
+            case "last":
+                return x[:, -1]
+            case "first":
+                return x[:, 0]
+            case "mean":
+                return layers.masked_mean(x, mask)
+            case _:
+                return self.map(x, mask)
