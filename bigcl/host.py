@@ -8,12 +8,6 @@ ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "MALLOC_MMAP_MAX_": "0"
 """XLA allocates the temporaries of each CPU step anew. With 4 KiB pages a small training step spends a third of its time in page faults; with huge pages, none."""
 
 
-def cache_root() -> pathlib.Path:
-    """Where prepared data and compiled programs are kept: `BIGCL_DATA`, or `bigcl` in the user's cache directory."""
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "bigcl"
-    return pathlib.Path(os.environ.get("BIGCL_DATA") or default)
-
-
 def prepare() -> None:
     """Starts the program again with huge pages for malloc, if it is going to compute on a CPU under Linux; once, and before anything is imported."""
     on_cpu = os.environ.get("JAX_PLATFORMS", "") == "cpu" or not (pathlib.Path("/dev/accel0").exists() or pathlib.Path("/dev/nvidiactl").exists())
@@ -26,6 +20,8 @@ def prepare() -> None:
 def configure_jax() -> None:
     """Compiled programs are kept between runs; matrix products in float32 are float32."""
     import jax
+
+    from bigcl.data.cache import cache_root
 
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from jaxtyping import Array
-from optax.contrib import MuonDimensionNumbers, scale_by_muon
+from optax.contrib import MuonDimensionNumbers
 
 EMBEDDINGS = frozenset({"embed", "position", "cls", "registers", "probe"})
 """Names of what is looked up or learned as a token. Patch embeddings count: they are the first layer."""
@@ -67,26 +68,27 @@ def muon(
     mu_dtype: str | None = None,
     batch_size: int,
 ) -> optax.GradientTransformation:
-    """Orthogonalised momentum for matrices (Jordan et al. 2024), Adam with `b1`, `b2`, `eps` for embeddings, vectors and scalars.
+    """Orthogonalised momentum for matrices (Jordan et al. 2024), NAdam (Dozat 2016) with `b1`, `b2`, `eps` for embeddings, vectors and scalars.
 
     rms: each matrix step has this root mean square, about that of an AdamW step, so that learning rate and weight decay of AdamW carry over
         (Liu et al. 2025, section 2.2).
     """
 
-    def axes(params: Mapping[str, Array]) -> dict[str, MuonDimensionNumbers]:
-        return {path: MATRICES[path.split("/")[-1]] if is_matrix(path, params[path].ndim) else optax.MaskedNode() for path in params}
+    def axes(params: Mapping[str, Array]) -> dict[str, MuonDimensionNumbers | None]:
+        return {path: MATRICES[path.split("/")[-1]] if is_matrix(path, x.ndim) else None for path, x in params.items()}
 
-    def scale(updates: Mapping[str, Array], params: object = None) -> dict[str, Array]:
-        del params
-        return {path: x if isinstance(x, optax.MaskedNode) else x * (rms * longest_side(path, x) ** 0.5) for path, x in updates.items()}
-
-    matrices = optax.chain(
-        scale_by_muon(ns_steps=ns_steps, beta=momentum, eps=eps, mu_dtype=mu_dtype, weight_dimension_numbers=axes), optax.stateless(scale)
+    descent = optax.contrib.muon(
+        1.0,
+        ns_steps=ns_steps,
+        beta=momentum,
+        eps=eps,
+        mu_dtype=mu_dtype,
+        adam_b1=b1,
+        adam_b2=default_b2(batch_size) if b2 is None else b2,
+        muon_weight_dimension_numbers=axes,
+        consistent_rms=rms,
     )
-    return optax.partition(
-        {"muon": matrices, "adam": adamw(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype, batch_size=batch_size)},
-        lambda params: {path: "muon" if is_matrix(path, x.ndim) else "adam" for path, x in params.items()},
-    )
+    return optax.chain(descent, optax.scale(-1.0))
 
 
 def is_matrix(path: str, ndim: int) -> bool:

@@ -27,7 +27,7 @@ HOLDER_KEYS: dict[str, dict[str, Any]] = {
 }
 """Keys of a part that are read by whoever holds the part, not by its constructor."""
 
-INJECTED = frozenset({"rngs", "dtype", "mesh", "tokenizer", "batch_size"})
+INJECTED = frozenset({"rngs", "dtype", "mesh", "tokenizer", "vocab", "batch_size", "batch", "steps", "shapes"})
 """Parameters that the program itself supplies, through the context of `build`."""
 
 REGISTRIES: dict[str, dict[str, str]] = {
@@ -42,6 +42,49 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "loss": {
         "infonce": "bigcl.losses.infonce:infonce",
         "sigmoid": "bigcl.losses.sigmoid:sigmoid",
+    },
+    "optimizer": {
+        "adamw": "bigcl.optimizers:adamw",
+        "lion": "bigcl.optimizers:lion",
+        "adafactor": "bigcl.optimizers:adafactor",
+        "muon": "bigcl.optimizers:muon",
+        "sgd": "bigcl.optimizers:sgd",
+    },
+    "schedule": {
+        "constant": "bigcl.schedules:constant",
+        "linear": "bigcl.schedules:linear",
+        "cosine": "bigcl.schedules:cosine",
+        "rsqrt": "bigcl.schedules:rsqrt",
+        "wsd": "bigcl.schedules:wsd",
+    },
+    "source": {
+        "emoji": "bigcl.data.sources.emoji:Emoji",
+        "arrayrecord": "bigcl.data.sources.arrayrecord:ArrayRecord",
+        "tfds": "bigcl.data.sources.tfds:TFDS",
+        "arrays": "bigcl.data.sources.arrays:Arrays",
+        "synthetic": "bigcl.data.sources.arrays:Synthetic",
+    },
+    "transform": {
+        "keep": "bigcl.data.transforms:Keep",
+        "decode_image": "bigcl.data.transforms.image:DecodeImage",
+        "resize": "bigcl.data.transforms.image:Resize",
+        "center_crop": "bigcl.data.transforms.image:CenterCrop",
+        "random_crop": "bigcl.data.transforms.image:RandomCrop",
+        "random_resized_crop": "bigcl.data.transforms.image:RandomResizedCrop",
+        "random_flip": "bigcl.data.transforms.image:RandomFlip",
+        "random_affine": "bigcl.data.transforms.image:RandomAffine",
+        "shift": "bigcl.data.transforms.image:Shift",
+        "choose_text": "bigcl.data.transforms.text:ChooseText",
+        "word_dropout": "bigcl.data.transforms.text:WordDropout",
+        "tokenize": "bigcl.data.transforms.text:Tokenize",
+    },
+    "tokenizer": {
+        "bpe": "bigcl.data.tokenizers:BPE",
+        "tokenizers_json": "bigcl.data.tokenizers:TokenizersJSON",
+    },
+    "evaluator": {
+        "retrieval": "bigcl.evals.retrieval:Retrieval",
+        "zero_shot": "bigcl.evals.zero_shot:ZeroShot",
     },
 }
 
@@ -74,7 +117,7 @@ def build(registry: str, part: Part, **context: Any) -> Any:
     `context` holds what a config cannot (a mesh, a tokenizer, random keys, the compute dtype of the run); each is handed to the
     constructors that have a parameter of that name, unless the part sets it itself.
     """
-    check(registry, part, registry, context)
+    check(registry, part, registry)
     make = constructor(registry, part["kind"])
     own = arguments(registry, part)
     wanted = signature(make)
@@ -83,7 +126,7 @@ def build(registry: str, part: Part, **context: Any) -> Any:
 
 def bind(registry: str, part: Part) -> Callable[..., Any]:
     """The constructor of `part` with the part's own keys already in it: a loss with its options, waiting for its arrays."""
-    check(registry, part, registry, partial=True)
+    check(registry, part, registry)
     return functools.partial(constructor(registry, part["kind"]), **arguments(registry, part))
 
 
@@ -92,7 +135,7 @@ def arguments(registry: str, part: Part) -> dict[str, Any]:
     return {k: v for k, v in part.items() if k != "kind" and k not in HOLDER_KEYS.get(registry, ())}
 
 
-def check(registry: str, part: Any, where: str, context: Iterable[str] = (), partial: bool = False) -> None:
+def check(registry: str, part: Any, where: str) -> None:
     """Raises ConfigError if `part`, or a part inside it, does not fit its constructor: unknown kind or key, missing key, wrong type."""
     if not isinstance(part, Mapping) or "kind" not in part:
         raise ConfigError(f'{where}: expected a part like {{"kind": ...}}, got {part!r}')
@@ -101,18 +144,14 @@ def check(registry: str, part: Any, where: str, context: Iterable[str] = (), par
     for key, hint in holder.items():
         if key in part and not fits(part[key], hint):
             raise ConfigError(f"{where}.{key}: expected {describe(hint)}, got {part[key]!r}")
-    check_call(make, arguments(registry, part), where, context, partial, holder)
+    check_call(make, arguments(registry, part), where, holder)
 
 
-def check_call(
-    make: Callable[..., Any],
-    kwargs: Mapping[str, Any],
-    where: str,
-    context: Iterable[str] = (),
-    partial: bool = False,
-    known: Iterable[str] = (),
-) -> None:
-    """Checks keyword arguments against the signature and annotations of `make`. `partial`: other arguments follow later."""
+def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, known: Iterable[str] = ()) -> None:
+    """Checks keyword arguments against the signature and annotations of `make`.
+
+    Arguments that no config can write (arrays, modules) may be absent, for they come later. known: other keys to suggest for a misspelt one.
+    """
     named = signature(make)
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
     settable = {n for n in named if is_plain(hints.get(n, Any)) and n not in INJECTED} | set(known)
@@ -122,10 +161,9 @@ def check_call(
         if not fits(value, hints.get(key, Any)):
             raise ConfigError(f"{where}.{key}: expected {describe(hints[key])}, got {value!r}")
         check_nested(value, hints.get(key, Any), f"{where}.{key}")
-    given = set(kwargs) | set(context) | INJECTED
-    missing = [n for n, p in named.items() if p.default is p.empty and n not in given]
-    if missing and not partial:
-        raise ConfigError(f"{where}: missing key {missing[0]!r}")
+    for name, parameter in named.items():
+        if parameter.default is parameter.empty and name in settable and name not in kwargs:
+            raise ConfigError(f"{where}: missing key {name!r}")
 
 
 def signature(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:

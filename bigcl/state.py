@@ -29,7 +29,7 @@ class Skeleton:
     def split(self, task: Task) -> tuple[Arrays, Arrays]:
         """Parameters, and all other arrays that the task keeps between steps."""
         _, params, extra = nnx.split(task, nnx.Param, ...)
-        flat = [{name(path): variable[...] for path, variable in nnx.to_flat_state(group)} for group in (params, extra)]
+        flat = [{name(path): variable.get_value() for path, variable in nnx.to_flat_state(group)} for group in (params, extra)]
         return flat[0], flat[1]
 
     def merge(self, params: Arrays, extra: Arrays) -> Task:

@@ -9,6 +9,7 @@ import json
 import pathlib
 import sys
 import time
+from typing import Any
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -16,30 +17,69 @@ from ml_collections import config_flags
 from bigcl import config as configs
 from bigcl.registry import ConfigError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Path of a config file; its argument follows a colon.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, metrics, checkpoints, report.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True)
+CONFIG = config_flags.DEFINE_config_file("config", None, "A config file; its argument follows a colon: configs/emoji.py:smoke.", lock_config=True)
 
 
 def main(argv: list[str]) -> None:
-    """Trains or resumes the run of `--workdir`, evaluates it, and writes its report."""
-    if len(argv) > 1:
-        raise ConfigError(f"unexpected argument {argv[1]!r}; overrides are written --config.key=value")
-    config = configs.plain(CONFIG.value)
-    run(config, pathlib.Path(WORKDIR.value))
+    """Trains or resumes the run in `--workdir`, evaluates it and writes its report."""
+    from bigcl.checkpoint import CheckpointError
+    from bigcl.hooks import Diverged
+    from bigcl.trainer import Interrupted
+
+    command = " ".join(["python -m bigcl.train", *sys.argv[1:]])
+    try:
+        if len(argv) > 1:
+            raise ConfigError(f"unexpected argument {argv[1]!r}; write overrides as --config.key=value")
+        run(configs.plain(CONFIG.value), pathlib.Path(WORKDIR.value))
+    except Interrupted as stop:
+        print(f"{stop}. To go on from there, run the same command again:\n  {command}", file=sys.stderr)
+        sys.exit(130)
+    except (ConfigError, CheckpointError, Diverged) as error:
+        sys.exit(f"error: {error}")
 
 
-def run(config: dict, workdir: pathlib.Path) -> None:
-    """Checks the config, then trains; safe to call again on the same workdir."""
+def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
+    """Checks the config, trains, writes the report. On a finished run it says so and changes nothing."""
     from bigcl.experiment import Experiment
+    from bigcl.trainer import Trainer
 
     Experiment.check(config)
     host.configure_jax()
-    from bigcl.trainer import Trainer
-
     workdir.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(**config)
     trainer = Trainer(experiment, workdir)
-    announce(config, experiment, workdir)
-    began = time.time()
     if trainer.checkpoints.latest() == experiment.train.steps:
-        ...
+        print(f"{workdir} is finished: step {experiment.train.steps} of {experiment.train.steps}. Report: {workdir / 'report.html'}")
+        print("For another run, choose another --workdir; to train longer, raise --config.train.steps.")
+        return
+    announce(config, experiment, workdir)
+    began = time.monotonic()
+    state = trainer.run()
+    print(f"trained to step {experiment.train.steps} in {time.monotonic() - began:.0f} s")
+    write_report(experiment, state, workdir)
+
+
+def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> None:
+    """Writes `config.json` and `tokenizer.json`; prints what is about to be trained, on what, and what was derived."""
+    import jax
+
+    path = workdir / "config.json"
+    if jax.process_index() == 0:
+        changed = configs.differences(json.loads(path.read_text()), config) if path.exists() else []
+        for line in changed:
+            print(f"config changed since this run began: {line}")
+        configs.save(config, path)
+        if experiment.tokenizer is not None:
+            experiment.tokenizer.save(workdir / "tokenizer.json")
+        for line in experiment.describe():
+            print(line)
+
+
+def write_report(experiment: Any, state: Any, workdir: pathlib.Path) -> None:
+    """The final numbers and `report.html`."""
+    ...
+
+
+if __name__ == "__main__":
+    app.run(main)

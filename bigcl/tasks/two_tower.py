@@ -36,6 +36,7 @@ class TwoTower(Task):
         max_scale: float = 100.0,
         init_bias: float | None = None,
         batch_size: int,
+        vocab: int | None = None,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -45,8 +46,11 @@ class TwoTower(Task):
             if self.inputs.get(tower) != tower:
                 raise ConfigError(f"task.towers.{name}: shares the tower of {tower!r}, which has none; {registry.nearest(tower, towers)}")
         self.towers = nnx.Dict(
-            {n: registry.build("tower", p, dtype=dtype, rngs=rngs) for n, p in towers.items() if not isinstance(p, str)}
+            {n: registry.build("tower", p, vocab=vocab, dtype=dtype, rngs=rngs) for n, p in towers.items() if not isinstance(p, str)}
         )
+        for name, tower in self.towers.items():
+            if vocab is not None and getattr(tower, "vocab", vocab) < vocab:
+                raise ConfigError(f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; leave it out")
         self.losses = nnx.static(tuple((registry.bind("loss", part), *self.pair(i, part)) for i, part in enumerate(losses)))
         sigmoid = any(part["kind"] == "sigmoid" for part in losses)
         self.notes = []

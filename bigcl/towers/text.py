@@ -27,7 +27,7 @@ VARIANTS: dict[str, tuple[int, int, int, int]] = {
 class TextTransformer(nnx.Module):
     """Token ids `[B, N]` to an embedding `[B, D]` and tokens.
 
-    vocab, length: size of the vocabulary and the longest text.
+    vocab: size of the vocabulary; by default the tokenizer's.  length: tokens of the longest text.
     variant: sizes by name; `width`, `depth`, `heads`, `mlp_width` override it or replace it.
     causal: whether a token sees only those before it.
     pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first", "mean" or "map".

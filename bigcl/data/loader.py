@@ -1,0 +1,144 @@
+"""The batches of one process: a pure function of (seed, step), made ahead of time by threads or worker processes."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain.python as grain
+import jax
+import numpy as np
+from jaxtyping import Int64
+
+from bigcl.data.order import batch_indices
+from bigcl.data.sources import Source, source_name
+from bigcl.data.transforms import Transform
+
+Batch = dict[str, np.ndarray]
+_ENDLESS = 2**48
+
+
+class Loader:
+    """Endless shuffled batches.
+
+    Row r of the global batch of step k is position k * batch + r of the stream (see `bigcl.data.order`), and process p holds the p-th of
+    `process_count` equal blocks of rows. A batch is one element of the Grain pipeline, so that neither the number of processes nor that
+    of workers can change what is in it.
+
+    batch: examples in the global batch.
+    workers: processes that make batches; 0 makes them in threads of this one.
+    prefetch: batches that are ready ahead of time, for each worker; 0 makes them when asked (workers need at least 1).
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transforms: Sequence[Transform],
+        *,
+        batch: int,
+        seed: int,
+        workers: int = 0,
+        prefetch: int = 2,
+        shuffle: bool = True,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        if workers and not prefetch:
+            raise ValueError("data.prefetch: worker processes need at least 1")
+        self.size, self.batch, self.seed, self.shuffle = len(source), batch, seed, shuffle
+        self.workers, self.prefetch = workers, prefetch
+        self.rows = process_rows(batch, process_index, process_count)
+        self.assemble = Assemble(source, transforms, seed)
+
+    def indices(self, step: int) -> Int64[np.ndarray, " batch"]:
+        """Source indices of the global batch of a step."""
+        return batch_indices(step, self.batch, self.size, self.seed, self.shuffle)
+
+    def host_batch(self, step: int) -> Batch:
+        """This process's rows of the global batch of a step."""
+        positions = step * self.batch + np.arange(self.rows.start, self.rows.stop)
+        return self.assemble(self.indices(step)[self.rows], positions)
+
+    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of this process's batches, from the first example."""
+        one = self.assemble(self.indices(0)[:1], np.zeros(1, np.int64))
+        rows = self.rows.stop - self.rows.start
+        return {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in one.items()}
+
+    def batches(self, start_step: int = 0) -> "grain.DatasetIterator[Batch]":
+        """Batches of steps start_step, start_step + 1, ...; close the iterator when done with it."""
+        return iterate(grain.MapDataset.range(start_step, _ENDLESS).map(self.host_batch), self.workers, self.prefetch)
+
+
+def pad_batches(
+    source: Source, transforms: Sequence[Transform], *, batch: int, process_index: int = 0, process_count: int = 1, prefetch: int = 2
+) -> "grain.DatasetIterator[Batch]":
+    """This process's batches of one pass in order, for evaluation. The last global batch is filled up with the last example; `valid`
+    (bool [b]) is False there. Random transforms draw from (0, index): every pass is the same."""
+    size, rows, assemble = len(source), process_rows(batch, process_index, process_count), Assemble(source, transforms, seed=0)
+
+    def host_batch(step: int) -> Batch:
+        positions = step * batch + np.arange(rows.start, rows.stop)
+        indices = np.minimum(positions, size - 1)
+        return {**assemble(indices, indices), "valid": positions < size}
+
+    return iterate(grain.MapDataset.range(-(-size // batch)).map(host_batch), workers=0, prefetch=prefetch)
+
+
+def process_rows(batch: int, process_index: int, process_count: int) -> slice:
+    """The rows of the global batch that a process holds."""
+    if batch % process_count:
+        raise ValueError(f"batch: {batch} does not divide among {process_count} processes")
+    rows = batch // process_count
+    return slice(process_index * rows, (process_index + 1) * rows)
+
+
+class Assemble:
+    """Source indices and stream positions -> batch of transformed examples."""
+
+    def __init__(self, source: Source, transforms: Sequence[Transform], seed: int):
+        self.source, self.transforms, self.seed = source, tuple(transforms), seed & (2**64 - 1)
+
+    def __call__(self, indices: Int64[np.ndarray, " b"], positions: Int64[np.ndarray, " b"]) -> Batch:
+        """Stacks what is numeric: arrays and numbers; text, bytes and nested values stay behind. Adds `index` (int64 [b])."""
+        examples = [self.example(int(i), int(p)) for i, p in zip(indices, positions, strict=True)]
+        return {**stack(examples, source_name(self.source)), "index": np.asarray(indices, np.int64)}
+
+    def example(self, index: int, position: int) -> Mapping[str, Any]:
+        """One transformed example, with its own random numbers whichever process or thread makes it."""
+        step: Any = self.source
+        try:
+            example = dict(self.source[index])
+            rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, position], np.uint64)))
+            for step in self.transforms:
+                example = step(example, rng)
+        except Exception as error:
+            error.add_note(f"while reading example {index} of {source_name(self.source)}, in {type(step).__name__}")
+            raise
+        return example
+
+
+def stack(examples: Sequence[Mapping[str, Any]], name: str) -> Batch:
+    """Numeric values of the examples, stacked. Raises ValueError, naming the key, for shapes that differ."""
+    result = {}
+    for key, first in examples[0].items():
+        if not isinstance(first, np.ndarray | np.generic | int | float) or np.asarray(first).dtype.kind not in "biuf":
+            continue
+        values = [np.asarray(e[key]) for e in examples]
+        if len(shapes := sorted({v.shape for v in values})) > 1:
+            raise ValueError(f"{name}: {key!r} has shapes {shapes[0]} and {shapes[-1]} in one batch; add a transform that makes them equal")
+        result[key] = np.stack(values)
+    return result
+
+
+def iterate(batches: "grain.MapDataset[Batch]", workers: int, prefetch: int) -> "Iterator[Batch]":
+    """Iterates ahead of time. One thread makes one batch at a time, and half the cores are left to whoever consumes them."""
+    threads = 1 if workers else min(prefetch, max(1, available_cores() // 2))
+    ahead = batches.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=prefetch))
+    if workers:
+        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
+    return iter(ahead)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,89 @@
+"""ArrayRecord files: random access at the speed of the disk, for data of any size."""
+
+import glob
+import importlib
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import msgpack
+import numpy as np
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from bigcl.data.sources import Example
+
+SUFFIX = ".array_record"
+
+
+class ArrayRecord:
+    """Examples in ArrayRecord files, in the order of the sorted file names.
+
+    paths: a folder, a glob, or a list of files, folders and globs.
+    format: "msgpack", bigcl's own (see `write_arrayrecord`), or "tf_example", the `tf.train.Example` protos that TFDS writes: each
+        feature with one value becomes bytes, np.int64 or np.float32, any other a list of bytes or an array.
+    """
+
+    def __init__(self, paths: str | Sequence[str], format: Literal["msgpack", "tf_example"] = "msgpack"):
+        patterns = [paths] if isinstance(paths, str) else list(paths)
+        self.name = f"arrayrecord {' '.join(patterns)}"
+        self.records = ArrayRecordDataSource([file for pattern in patterns for file in find_files(pattern)])
+        self.decode: Callable[[bytes], Example] = {"msgpack": msgpack.unpackb, "tf_example": parse_tf_example}[format]
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.decode(self.records[index])
+
+
+def find_files(pattern: str) -> list[str]:
+    """Files of a folder or glob, sorted. Raises FileNotFoundError if there are none."""
+    path = pathlib.Path(pattern).expanduser()
+    files = sorted(glob.glob(str(path / f"*{SUFFIX}*") if path.is_dir() else str(path)))
+    if not files:
+        raise FileNotFoundError(f"{pattern}: no ArrayRecord files here; bigcl.data.sources.arrayrecord.write_arrayrecord makes them")
+    return files
+
+
+def write_arrayrecord(examples: Iterable[Example], folder: str | pathlib.Path, per_shard: int = 10_000) -> int:
+    """Writes examples in their order as msgpack maps into `folder/00000.array_record`, `00001.array_record`, ...; returns how many.
+
+    Values: bytes, str, int, float, bool, None, and lists and dicts of these.
+    per_shard: examples in each file, but the last, which has what is left.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remaining, count = iter(examples), 0
+    for shard in itertools.count():
+        part = list(itertools.islice(remaining, per_shard))
+        if not part:
+            return count
+        writer = ArrayRecordWriter(str(folder / f"{shard:05d}{SUFFIX}"), "group_size:1")
+        for example in part:
+            writer.write(msgpack.packb(example))
+        writer.close()
+        count += len(part)
+    raise AssertionError("not reached")
+
+
+def parse_tf_example(record: bytes) -> Example:
+    """A serialized `tf.train.Example`, by the proto classes that come with tensorflow_datasets (no TensorFlow needed)."""
+    try:
+        proto = importlib.import_module("tensorflow_datasets.proto.tf_example_generated_pb2")
+    except ImportError as error:
+        raise ImportError("format 'tf_example' needs tensorflow_datasets: pip install tensorflow-datasets") from error
+    return {k: feature_value(f) for k, f in proto.Example.FromString(record).features.feature.items()}
+
+
+def feature_value(feature: Any) -> Any:
+    """The value of one `tf.train.Feature`."""
+    kind = feature.WhichOneof("kind")
+    if kind is None:
+        return []
+    values = getattr(feature, kind).value
+    if kind == "bytes_list":
+        return values[0] if len(values) == 1 else list(values)
+    array = np.array(values, np.int64 if kind == "int64_list" else np.float32)
+    return array[0] if len(array) == 1 else array

@@ -1,0 +1,190 @@
+"""Transforms of pictures. After `decode_image` a picture is uint8 [H, W, 3]; towers normalise on the device."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from bigcl.data.sources import Example
+
+Picture = UInt8[np.ndarray, "h w 3"]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+Filter = Literal["bilinear", "bicubic", "lanczos"]
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # naming them keeps Pillow from trying all of its fifty
+WHITE = (255, 255, 255)
+
+
+class DecodeImage:
+    """Encoded bytes of any common format, or an array that is already decoded -> uint8 [H, W, 3]; what is transparent becomes white."""
+
+    def __init__(self, key: str = "image"):
+        self.key = key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        value = example[self.key]
+        if isinstance(value, np.ndarray):
+            image = Image.fromarray(value[..., 0] if value.ndim == 3 and value.shape[-1] == 1 else value)
+        else:
+            image = Image.open(io.BytesIO(value), formats=_FORMATS)
+        return {**example, self.key: np.asarray(opaque(image))}
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """Any mode of Pillow -> RGB over white."""
+    if image.mode.startswith("I;16") or image.mode == "I":  # Pillow would clip 16-bit grey instead of scaling it
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")
+    return image.convert("RGB")
+
+
+class Resize:
+    """Antialiased resize.
+
+    size: an int, the length of the shorter side (the ratio stays), or [height, width].
+    """
+
+    def __init__(self, size: int | Sequence[int], method: Filter = "bicubic", key: str = "image"):
+        self.size, self.method, self.key = size, _FILTERS[method], key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, self.key: resize(example[self.key], self.target(example[self.key]), self.method)}
+
+    def target(self, image: Picture) -> tuple[int, int]:
+        """Height and width of the result."""
+        if not isinstance(self.size, int):
+            height, width = self.size
+            return height, width
+        height, width = image.shape[:2]
+        scale = self.size / min(height, width)
+        return max(self.size, round(height * scale)), max(self.size, round(width * scale))
+
+
+def resize(image: Picture, size: tuple[int, int], method: Image.Resampling, box: tuple[float, float, float, float] | None = None) -> Picture:
+    """Resizes a picture, or the part of it inside `box` (left, top, right, bottom), to (height, width)."""
+    if size == image.shape[:2] and box is None:
+        return image
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), method, box=box))
+
+
+class CenterCrop:
+    """The middle `size` x `size` pixels; a picture that is too small is an error, since a resize was forgotten."""
+
+    def __init__(self, size: int, key: str = "image"):
+        self.size, self.key = size, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example[self.key]
+        top, left = margins(image, self.size, self.key)
+        return {**example, self.key: crop(image, top // 2, left // 2, self.size)}
+
+
+class RandomCrop:
+    """`size` x `size` pixels from a place that is drawn evenly."""
+
+    def __init__(self, size: int, key: str = "image"):
+        self.size, self.key = size, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example[self.key]
+        top, left = margins(image, self.size, self.key)
+        return {**example, self.key: crop(image, int(rng.integers(top + 1)), int(rng.integers(left + 1)), self.size)}
+
+
+def margins(image: Picture, size: int, key: str) -> tuple[int, int]:
+    """Rows and columns that a crop of this size leaves over."""
+    height, width = image.shape[:2]
+    if min(height, width) < size:
+        raise ValueError(f"{key!r}: a picture of {height} x {width} pixels cannot be cropped to {size}; resize it first")
+    return height - size, width - size
+
+
+def crop(image: Picture, top: int, left: int, size: int) -> Picture:
+    """A square part of a picture."""
+    return image[top : top + size, left : left + size]
+
+
+class RandomResizedCrop:
+    """A random part of the picture, resized to a square (Szegedy et al. 2015, "Going deeper with convolutions", section 6).
+
+    scale: range of the part's area, as a share of the picture's.
+    ratio: range of its width over height, drawn evenly in the logarithm.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: Sequence[float] = (0.9, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+        method: Filter = "bicubic",
+        key: str = "image",
+    ):
+        self.size, self.scale, self.method, self.key = size, tuple(scale), _FILTERS[method], key
+        self.log_ratio = tuple(map(math.log, ratio))
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example[self.key]
+        height, width = image.shape[:2]
+        area = height * width * rng.uniform(*self.scale)
+        root_ratio = math.exp(rng.uniform(*self.log_ratio) / 2)
+        # A part that would stick out is as long as the picture: no rejection, so the cost of an example does not depend on luck.
+        box_width, box_height = min(width, math.sqrt(area) * root_ratio), min(height, math.sqrt(area) / root_ratio)
+        left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
+        box = (left, top, min(width, left + box_width), min(height, top + box_height))
+        return {**example, self.key: resize(image, (self.size, self.size), self.method, box)}
+
+
+class RandomFlip:
+    """Mirrors left and right in half of the cases. Not for pictures that bear text or a direction."""
+
+    def __init__(self, key: str = "image"):
+        self.key = key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, self.key: example[self.key][:, ::-1]} if rng.random() < 0.5 else example
+
+
+class Shift:
+    """Moves the picture by up to `pixels` in each direction; what comes into view has the value `fill`. Two slices, no resampling."""
+
+    def __init__(self, pixels: int, fill: int = 255, key: str = "image"):
+        self.pixels, self.fill, self.key = pixels, fill, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example[self.key]
+        moved = np.full_like(image, self.fill)
+        down, right = rng.integers(-self.pixels, self.pixels + 1, size=2).tolist()
+        moved[overlap(down)[0], overlap(right)[0]] = image[overlap(down)[1], overlap(right)[1]]
+        return {**example, self.key: moved}
+
+
+def overlap(offset: int) -> tuple[slice, slice]:
+    """Where a line that moves by `offset` still covers its old place: (in the new picture, in the old one)."""
+    ahead, behind = slice(abs(offset), None), slice(None, -abs(offset) or None)
+    return (ahead, behind) if offset > 0 else (behind, ahead)
+
+
+class RandomAffine:
+    """Turns and scales the picture about its middle, over white.
+
+    degrees: the angle is drawn evenly from [-degrees, degrees].
+    scale: range of the factor.
+    """
+
+    def __init__(self, degrees: float = 0.0, scale: Sequence[float] = (1.0, 1.0), key: str = "image"):
+        self.degrees, self.scale, self.key = degrees, tuple(scale), key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        image = example[self.key]
+        angle, factor = math.radians(rng.uniform(-self.degrees, self.degrees)), rng.uniform(*self.scale)
+        cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
+        x, y = image.shape[1] / 2, image.shape[0] / 2
+        inverse = (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)  # Pillow asks where each new pixel comes from
+        picture = Image.fromarray(image)
+        moved = picture.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=WHITE)
+        return {**example, self.key: np.asarray(moved)}

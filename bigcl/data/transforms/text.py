@@ -1,0 +1,72 @@
+"""Transforms of text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bigcl.data.sources import Example
+from bigcl.data.tokenizers import Tokenizer, as_text
+
+OTHERS = "*"
+
+
+class ChooseText:
+    """Picks one of several texts.
+
+    key: a dict of texts by name, or a list of texts.
+    weights: how often each name of the dict is picked, in proportion; the weight of "*" is shared by all names that are not listed.
+        Names that the example lacks are left out. None: every text equally often.
+    """
+
+    def __init__(self, key: str = "text", out: str = "text", weights: Mapping[str, float] | None = None):
+        self.key, self.out, self.weights = key, out, weights
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        choices = example[self.key]
+        if self.weights is None:
+            texts = list(choices.values()) if isinstance(choices, Mapping) else choices
+            return {**example, self.out: texts[int(rng.random() * len(texts))]}
+        draw = rng.random() * sum(weights := self.weigh(choices))
+        for text, weight in zip(choices.values(), weights, strict=True):
+            draw -= weight
+            if draw < 0:
+                return {**example, self.out: text}
+        raise ValueError(f"{self.key!r}: all of {list(choices)} have weight 0")
+
+    def weigh(self, choices: Any) -> list[float]:
+        """One weight for each text of the example."""
+        if not isinstance(choices, Mapping):
+            raise TypeError(f"{self.key!r}: weights go by name, and this is a {type(choices).__name__}")
+        listed: Mapping[str, float] = self.weights or {}
+        others = sum(name not in listed for name in choices)
+        shared = listed.get(OTHERS, 0.0) / max(1, others)
+        return [listed.get(name, shared) for name in choices]
+
+
+class WordDropout:
+    """Leaves out each word with probability `rate`; at least one word stays."""
+
+    def __init__(self, rate: float, key: str = "text"):
+        self.rate, self.key = rate, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        words = as_text(example[self.key]).split()
+        if len(words) < 2:
+            return example
+        draws = rng.random(len(words))
+        threshold = min(self.rate, draws.max())
+        return {**example, self.key: " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= threshold)}
+
+
+class Tokenize:
+    """Text -> token ids, int32 [length].
+
+    key: the text, which the ids replace, unless `out` names another place for them.
+    """
+
+    def __init__(self, length: int, tokenizer: Tokenizer, key: str = "text", out: str | None = None):
+        self.length, self.tokenizer, self.key, self.out = length, tokenizer, key, out or key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, self.out: self.tokenizer(as_text(example[self.key]), self.length)}

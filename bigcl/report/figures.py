@@ -1,0 +1,198 @@
+"""The drawings of a report: line charts, the similarity heat map, the map of the joint space. Colours come from the page's style."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+
+from bigcl.report.gallery import Gallery
+from bigcl.report.retrieval import spread
+from bigcl.report.run import short
+from bigcl.report.svg import Thumbnails, path, tag, ticks
+
+COLOURS = 10  # group colours of the style; further groups share the last
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of a chart. `tone` names a colour of the style; `smooth` draws the points faint behind a smoothed line."""
+
+    x: Float[np.ndarray, "t"]
+    y: Float[np.ndarray, "t"]
+    name: str = ""
+    tone: str = "ink"
+    smooth: bool = False
+    fill: bool = False
+
+
+def smoothed(y: Float[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """A Gaussian mean over about a thirtieth of the points, centred (no lag), renormalised at the ends."""
+    reach = max(1, len(y) // 30)
+    kernel = np.exp(-0.5 * (np.arange(-3 * reach, 3 * reach + 1) / reach) ** 2)
+    if len(y) <= len(kernel):
+        return y
+    return np.convolve(y, kernel, "same") / np.convolve(np.ones_like(y), kernel, "same")
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    label: str,
+    form: Callable[[float], str] = short,
+    form_x: Callable[[float], str] = short,
+    zero: bool = False,
+    axis: str = "step",
+) -> Markup:
+    """A chart of 340 x 190 units with two light axes. Lines are named at their end; spikes of noise may leave the frame.
+
+    label: what the chart shows, for those who hear the page.
+    zero: whether the vertical axis must reach down to 0.
+    """
+    left, top, bottom, width, height = 44, 10, 160, 340, 190
+    right = width - (10 if not any(line.name for line in lines) else 16 + 6.2 * max(len(line.name) for line in lines))
+    shown = [smoothed(line.y) if line.smooth else line.y for line in lines]
+    x_low, x_high = min(line.x.min() for line in lines), max(line.x.max() for line in lines)
+    y_low, y_high = frame(lines, shown, zero)
+    xs = [left + (line.x - x_low) / max(x_high - x_low, 1e-9) * (right - left) for line in lines]
+
+    def at(y: np.ndarray) -> np.ndarray:
+        return np.clip(bottom - (y - y_low) / (y_high - y_low) * (bottom - top), top - 4, bottom + 4)
+
+    marks = [tag("line", x1=left, x2=right, y1=float(at(t)), y2=float(at(t)), class_="grid") for t in ticks(y_low, y_high, 4)]
+    marks += [tag("text", form(t), x=left - 7, y=float(at(t)) + 3.5, class_="tick", text_anchor="end") for t in ticks(y_low, y_high, 4)]
+    for t in ticks(x_low, x_high, 4) if x_high > x_low else []:
+        x = left + (t - x_low) / (x_high - x_low) * (right - left)
+        marks.append(tag("text", form_x(t), x=x, y=bottom + 16, class_="tick", text_anchor="middle"))
+    marks.append(tag("text", axis, x=right, y=height - 1, class_="tick axis", text_anchor="end"))
+    for line, y, x in zip(lines, shown, xs, strict=True):
+        if line.fill:
+            area = path(np.array([x[0], *x, x[-1]]), np.array([bottom, *at(y), bottom]))
+            marks.append(tag("path", d=area, class_=f"area {line.tone}"))
+        if line.smooth:
+            marks.append(tag("path", d=path(x, at(line.y)), class_=f"raw {line.tone}"))
+        marks.append(tag("path", d=path(x, at(y)), class_=f"line {line.tone}"))
+    ends = apart([float(at(y)[-1]) for y in shown], 12, top, bottom)
+    for line, y, x in zip(lines, ends, xs, strict=True):
+        marks.append(tag("text", line.name, x=float(x[-1]) + 7, y=y + 3.5, class_=f"name {line.tone}") if line.name else "")
+    return tag("svg", *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=label)
+
+
+def frame(lines: Sequence[Line], shown: Sequence[np.ndarray], zero: bool) -> tuple[float, float]:
+    """Vertical limits: all of the drawn lines and nearly all of the points behind them, with some air."""
+    raw = [np.quantile(line.y, (0.02, 0.98)) for line in lines if line.smooth]
+    values = np.concatenate([*shown, *raw, np.zeros(int(zero))])
+    low, high = float(values.min()), float(values.max())
+    air = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+    return low - (0 if zero and low == 0 else air), high + air
+
+
+def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places of labels, moved until neighbours are `gap` apart, kept between `low` and `high` as far as they fit."""
+    order = np.argsort(places, kind="stable")
+    moved = np.array(places, float)[order]
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    moved -= max(0.0, float(moved[-1]) - high)
+    for i in range(len(moved) - 2, -1, -1):
+        moved[i] = min(moved[i], moved[i + 1] - gap)
+    moved += max(0.0, low - float(moved[0]))
+    result = np.empty_like(moved)
+    result[order] = moved
+    return [float(y) for y in result]
+
+
+def heat_map(gallery: Gallery, thumbnails: Thumbnails, count: int = 24) -> tuple[Markup, float, float]:
+    """Cosine similarity of some texts (columns) and their pictures (rows), with the least and greatest of them.
+
+    The pairs are spread over the groups and ordered by group, so that kinship shows as blocks along the diagonal.
+    """
+    every = np.arange(len(gallery))
+    chosen = sorted(spread(every, gallery.groups, count), key=lambda i: (gallery.groups[i] or "~", i))
+    cosine = gallery.images[chosen] @ gallery.texts[chosen].T
+    low, high = float(cosine.min()), float(cosine.max())
+    cell, left, top = 30, 38, 150
+    side = cell * len(chosen)
+    marks = []
+    for row, i in enumerate(chosen):
+        y = top + row * cell
+        marks.append(tag("rect", x=1, y=y + 1, width=cell - 2, height=cell - 2, rx=4, class_="paper"))
+        marks.append(thumbnails.show(i, 2, y + 2, cell - 4))
+        at = f"translate({left + row * cell + cell / 2 + 3:.1f} {top - 8}) rotate(-48)"
+        marks.append(tag("text", clip(gallery.captions[i], 27), class_="label", transform=at))
+        for column, j in enumerate(chosen):
+            value = float(cosine[row, column])
+            title = tag("title", f"{gallery.names[0]}: {gallery.captions[i]}\n{gallery.names[1]}: {gallery.captions[j]}\ncosine {value:.2f}")
+            heat = f"{(value - low) / max(high - low, 1e-9):.2f}"
+            place = {"x": left + column * cell + 1, "y": y + 1, "width": cell - 2, "height": cell - 2, "rx": 3}
+            marks.append(tag("rect", title, **place, fill_opacity=heat, class_="cell right" if row == column else "cell"))
+    view = f"0 0 {left + side + 120} {top + side + 2}"
+    label = f"Cosine similarity of {len(chosen)} {gallery.names[1]}s and {gallery.names[0]}s"
+    return tag("svg", *marks, viewBox=view, class_="heat", role="img", aria_label=label), low, high
+
+
+def clip(text: str, length: int) -> str:
+    """`text` in at most `length` characters."""
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+@dataclasses.dataclass(frozen=True)
+class JointMap:
+    """The map and its legend: (group, colour number, shown pairs) by falling size."""
+
+    figure: Markup
+    legend: list[tuple[str, int, int]]
+    shown: int
+
+
+def joint_map(gallery: Gallery, thumbnails: Thumbnails, most: int = 400) -> JointMap:
+    """Both sides of up to `most` pairs in the plane: pictures as coins, texts as dots, a line between the two of a pair."""
+    every = np.linspace(0, len(gallery) - 1, min(most, len(gallery))).round().astype(int)
+    width, height, margin, size = 1080, 760, 24, 30
+    points = plane(gallery.images[every], gallery.texts[every]) * [width - 2 * margin, height - 2 * margin] + margin
+    pictures, texts = push_apart(points[: len(every)], size - 3), points[len(every) :]
+    pictures = np.clip(pictures, size / 2 + 2, np.array([width, height]) - size / 2 - 2)
+    groups = [gallery.groups[i] or "" for i in every]
+    sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
+    order = sorted(sizes, key=lambda group: (group == "", -sizes[group]))
+    colour = {group: min(k, COLOURS - 1) for k, group in enumerate(order)}
+    bonds, dots, coins = [], [], []
+    for (x, y), (u, v), i, group in zip(pictures.tolist(), texts.tolist(), every.tolist(), groups, strict=True):
+        pair = {"class_": f"point c{colour[group]}", "data_pair": i, "data_group": order.index(group), "data_caption": gallery.captions[i]}
+        bonds.append(tag("line", x1=x, y1=y, x2=u, y2=v, **{**pair, "class_": f"bond c{colour[group]}", "data_caption": None}))
+        dots.append(tag("g", tag("circle", cx=u, cy=v, r=3.2), data_kind=gallery.names[1], **pair))
+        picture = thumbnails.show(i, x - size / 2, y - size / 2, size, clip_path="url(#coin)")
+        ring = tag("circle", cx=x, cy=y, r=size / 2, class_="ring")
+        coins.append(tag("g", tag("circle", cx=x, cy=y, r=size / 2, class_="paper"), picture, ring, data_kind=gallery.names[0], **pair))
+    round_clip = tag("clipPath", tag("circle", cx=".5", cy=".5", r=".5"), id="coin", clipPathUnits="objectBoundingBox")
+    layers = [tag("defs", round_clip), tag("g", *bonds), tag("g", *coins), tag("g", *dots)]
+    label = f"Map of {len(every)} {gallery.names[0]}s and their {gallery.names[1]}s; near means similar"
+    figure = tag("svg", *layers, viewBox=f"0 0 {width} {height}", class_="map", role="img", aria_label=label)
+    return JointMap(figure, [(group or "no group", colour[group], sizes[group]) for group in order], len(every))
+
+
+def plane(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m 2"]:
+    """t-SNE (van der Maaten and Hinton 2008) of both sides together, images first, each axis within [0, 1].
+
+    Each side is centred first: the constant offset between the sides (the modality gap, Liang et al. 2022) says nothing about meaning.
+    """
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError as error:
+        raise ImportError("the map of the joint space needs scikit-learn: pip install 'bigcl[report]'") from error
+    both = np.concatenate([side - side.mean(axis=0) for side in (images, texts)])
+    both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-6)
+    xy = TSNE(perplexity=min(30.0, len(both) / 4), init="pca", random_state=0).fit_transform(both)
+    return (xy - xy.min(axis=0)) / np.maximum(np.ptp(xy, axis=0), 1e-9)
+
+
+def push_apart(points: Float[np.ndarray, "n 2"], gap: float, rounds: int = 60) -> Float[np.ndarray, "n 2"]:
+    """Moves points of less than `gap` between them away from each other, a little each round, so that most can be seen."""
+    points = points + 1e-3 * np.random.default_rng(0).standard_normal(points.shape)
+    for _ in range(rounds):
+        offset = points[:, None] - points
+        distance = np.linalg.norm(offset, axis=-1, keepdims=True)
+        push = np.maximum(gap - distance, 0) / np.maximum(distance, 1e-6)
+        points = points + 0.25 * (push * offset).sum(axis=1)
+    return points

@@ -1,0 +1,117 @@
+"""The numbers of a report: the few big ones at its head, and the tables."""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from bigcl.report.run import Run, clock, is_share, percent, short, words
+from bigcl.report.showcase import Direction, Showcase
+
+
+@dataclasses.dataclass(frozen=True)
+class Big:
+    """A number at the head of the page, with what it is and what to hold it against."""
+
+    value: str
+    label: str
+    note: str = ""
+    tone: str = "ink"
+
+
+def headline(run: Run, showcase: Showcase | None) -> list[Big]:
+    """What matters first: recall both ways, median rank, zero-shot accuracy, training time, pairs seen. Only what is known."""
+    numbers = retrieval_numbers(run, showcase) + zero_shot_numbers(run)
+    if run.seconds:
+        pace = float(np.median(run.series("ms_per_step")[1]))
+        numbers.append(Big(clock(run.seconds), "training time", f"{short(pace)} ms a step"))
+    if run.pairs:
+        numbers.append(Big(short(run.pairs), "pairs seen", f"{run.step:,} steps of {run.train['batch']:,}" if "batch" in run.train else ""))
+    return numbers
+
+
+def retrieval_numbers(run: Run, showcase: Showcase | None) -> list[Big]:
+    """Recall at 1 both ways and the median rank, as evaluated; from the gallery where they were not."""
+    if showcase is None:
+        keys = [key for key in run.evaluations if key.endswith("/recall@1")]
+        return [Big(percent(run.last(key) or 0.0), f"{words(key.split('/')[-2])} recall@1") for key in keys]
+    count = len(showcase.gallery)
+    numbers, medians = [], []
+    for direction, tone in ((showcase.from_text, "second"), (showcase.from_image, "first")):
+        recall = evaluated(run, direction, "recall@1", direction.found.recall(1))
+        medians.append(evaluated(run, direction, "median_rank", float(np.median(direction.found.rank))))
+        numbers.append(Big(percent(recall), f"{direction.source} → {direction.target} recall@1", f"chance {percent(1 / count)}", tone))
+    value = " / ".join(short(median) for median in dict.fromkeys(medians))
+    numbers.append(Big(value, "median rank", f"of {count:,}, " + ("both ways" if medians[0] == medians[1] else "there / back")))
+    return numbers
+
+
+def evaluated(run: Run, direction: Direction, metric: str, otherwise: float) -> float:
+    """The last logged value of a metric of a direction, whatever the evaluator was called."""
+    end = f"/{direction.source}_to_{direction.target}/{metric}"
+    values = [run.last(key) for key in run.evaluations if key.endswith(end)]
+    return next((value for value in values if value is not None), otherwise)
+
+
+def zero_shot_numbers(run: Run) -> list[Big]:
+    """The accuracy of every zero-shot evaluator, with its chance where it was logged."""
+    numbers = []
+    for key in run.evaluations:
+        match = re.fullmatch(r"(eval/[^/]*zero_?shot[^/]*)/(accuracy|accuracy@1|top1|top_1)", key)
+        if match:
+            chance = run.last(f"{match[1]}/chance")
+            numbers.append(Big(percent(run.last(key) or 0.0), "zero-shot accuracy", f"chance {percent(chance)}" if chance else ""))
+    return numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A metric: its last value and, where it was measured more often, its best with the step."""
+
+    name: str
+    last: str
+    best: str
+    step: str
+
+
+def metrics_table(run: Run) -> list[tuple[str, list[Row]]]:
+    """Final evaluation metrics and the last training metrics, by section."""
+    sections: dict[str, list[Row]] = {}
+    for key in run.evaluations:
+        *section, name = key.removeprefix("eval/").split("/")
+        sections.setdefault(" · ".join(words(part) for part in section), []).append(metric_row(run, key, words(name)))
+    training = [key for key in ("loss", "temperature", "grad_norm", "learning_rate") if run.last(key) is not None]
+    if training:
+        sections["training"] = [metric_row(run, key, words(key)) for key in training]
+    return list(sections.items())
+
+
+def metric_row(run: Run, key: str, name: str) -> Row:
+    """The row of one metric. Best is the highest for shares and the lowest for ranks and losses; for others there is none."""
+    steps, values = run.series(key)
+    form = percent if is_share(key) else short
+    pick = np.argmax if is_share(key) else np.argmin if key.endswith(("rank", "loss")) else None
+    if pick is None or len(values) < 2:
+        return Row(name, form(float(values[-1])), "", "")
+    best = int(pick(values))
+    return Row(name, form(float(values[-1])), form(float(values[best])), f"{steps[best]:,.0f}")
+
+
+def timing_table(run: Run) -> list[tuple[str, str]]:
+    """Where the time went."""
+    rows = [("Steps", f"{run.step:,} of {run.steps:,}")] if run.step else []
+    if run.seconds:
+        rows.append(("Training, without start-up and evaluation", clock(run.seconds)))
+    medians = (("ms_per_step", "ms", "Step"), ("pairs_per_second", "pairs/s", "Throughput"), ("tflops", "TFLOP/s", "Model arithmetic"))
+    for key, unit, name in medians:
+        values = run.series(key)[1]
+        if len(values):
+            rows.append((f"{name}, median", f"{short(float(np.median(values)))} {unit}"))
+    for key, name in (("mfu", "Share of peak arithmetic (MFU), median"), ("input_wait_fraction", "Waiting for input, median")):
+        values = run.series(key)[1]
+        if len(values):
+            rows.append((name, percent(float(np.median(values)))))
+    skipped = run.last("skipped_steps")
+    if skipped is not None:
+        rows.append(("Steps skipped as not finite", f"{skipped:,.0f}"))
+    return rows

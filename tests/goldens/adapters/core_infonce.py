@@ -1,0 +1,36 @@
+"""OpenCLIP's `ClipLoss`."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+from jax import Array
+
+from bigcl.losses import infonce, streaming
+from tests.goldens.harness import ignores
+
+
+@ignores()
+def clip_loss(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """One device's batch. The optional `logit_bias` cancels in the softmax."""
+    image, text, scale = inputs["image"], inputs["text"], inputs["logit_scale"]
+    return {
+        "loss": infonce(image, text, scale),
+        "logits_per_image": streaming.logits(image, text, scale, inputs.get("logit_bias")),
+    }
+
+
+def clip_loss_world2(inputs: Mapping[str, Array], *, world_size: int = 2, **how: object) -> dict[str, Array]:
+    """The global batch, and what each rank would report: its own rows against all of the other side."""
+    del how  # which of the equivalent collectives gave the stored numbers
+    image, text, scale = inputs["image"], inputs["text"], inputs["logit_scale"]
+
+    def rank(x: Array, y: Array) -> Array:
+        rows_x, _ = streaming.log_sum_exps(x, text, scale)
+        rows_y, _ = streaming.log_sum_exps(y, image, scale)
+        return ((rows_x + rows_y) / 2 - streaming.paired_logits(x, y, scale)).mean()
+
+    ranks = zip(jnp.split(image, world_size), jnp.split(text, world_size), strict=True)
+    return {"loss": infonce(image, text, scale), "loss_per_rank": jnp.stack([rank(x, y) for x, y in ranks])}
+
+
+FUNCTIONS = {"clip_loss": clip_loss, "clip_loss_world2": clip_loss_world2}
