@@ -25,15 +25,30 @@ class Checkpoints:
     best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1"; `best_is` says whether "highest" or "lowest" is best.
     """
 
-    def __init__(self, directory: pathlib.Path, *, keep_every: int | None = None, best: str | None = None, best_is: str = "highest"):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        *,
+        keep_every: int | None = None,
+        best: str | None = None,
+        best_is: str = "highest",
+    ):
         policies: list[Any] = [LatestN(1)]
         if keep_every:
             policies.append(EveryNSteps(keep_every))
         if best:
             # Orbax keeps the last of the sorted list; a checkpoint without the metric sorts first.
             sign = 1.0 if best_is == "highest" else -1.0
-            policies.append(BestN(n=1, get_metric_fn=lambda m: sign * m.get(best, -sign * float("inf")), keep_checkpoints_without_metrics=False))
-        options = ocp.CheckpointManagerOptions(preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True)
+            policies.append(
+                BestN(
+                    n=1,
+                    get_metric_fn=lambda m: sign * m.get(best, -sign * float("inf")),
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+        )
         self.manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -62,10 +77,14 @@ class Checkpoints:
         chosen = {f"params/{k}": v for k, v in params.items() if any(rules.matches(p, k) for p in only)}
         for pattern in only:
             if not any(re.fullmatch(pattern, k) for k in params):
-                raise CheckpointError(f"checkpoint.init_only: pattern {pattern!r} matches no parameter; {rules.nearest_path(pattern, list(params))}")
+                raise CheckpointError(
+                    f"checkpoint.init_only: pattern {pattern!r} matches no parameter; {rules.nearest_path(pattern, list(params))}"
+                )
         self.compare(chosen, step, where=f"init from {self.manager.directory}/{step}", partial=True)
         restore = ocp.args.PyTreeRestore(
-            abstract(chosen), restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(chosen)), partial_restore=True
+            abstract(chosen),
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(chosen)),
+            partial_restore=True,
         )
         values = ocp.PyTreeCheckpointer().restore(self.manager.directory / str(step) / "default", restore)
         return {**params, **{k.removeprefix("params/"): v for k, v in values.items()}}
@@ -74,7 +93,9 @@ class Checkpoints:
         """`step`, or the latest; an error that lists what there is if it is not there."""
         steps = self.manager.all_steps()
         if not steps or (step is not None and step not in steps):
-            raise CheckpointError(f"no checkpoint{'' if step is None else f' of step {step}'} in {self.manager.directory}; there are: {sorted(steps)}")
+            raise CheckpointError(
+                f"no checkpoint{'' if step is None else f' of step {step}'} in {self.manager.directory}; there are: {sorted(steps)}"
+            )
         return self.manager.latest_step() if step is None else step
 
     def compare(self, wanted: Mapping[str, Any], step: int, where: str, partial: bool = False) -> None:
@@ -83,7 +104,11 @@ class Checkpoints:
         saved = {k: tuple(v.shape) for k, v in metadata.items()}
         lines = [f"  missing    {k} {tuple(v.shape)}" for k, v in wanted.items() if k not in saved]
         lines += [f"  left over  {k} {s}" for k, s in saved.items() if k not in wanted and not partial]
-        lines += [f"  shape      {k}: saved {saved[k]}, wanted {tuple(v.shape)}" for k, v in wanted.items() if k in saved and saved[k] != tuple(v.shape)]
+        lines += [
+            f"  shape      {k}: saved {saved[k]}, wanted {tuple(v.shape)}"
+            for k, v in wanted.items()
+            if k in saved and saved[k] != tuple(v.shape)
+        ]
         if lines:
             raise CheckpointError(f"{where} does not fit this config:\n" + "\n".join(lines))
 

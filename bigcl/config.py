@@ -56,5 +56,9 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """One line for each value that differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(k for k in new if k not in old)]
-        return [line for k in keys for line in differences(old.get(k, "(absent)"), new.get(k, "(absent)"), f"{where}.{k}" if where else k)]
+        return [
+            line
+            for k in keys
+            for line in differences(old.get(k, "(absent)"), new.get(k, "(absent)"), f"{where}.{k}" if where else k)
+        ]
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

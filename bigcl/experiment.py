@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bigcl import flops, registry, rules
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.loader import Loader
+from bigcl.data.sources import source_name
 from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
 from bigcl.optim import make_optimizer
 from bigcl.registry import ConfigError, Part
@@ -91,8 +92,9 @@ class Experiment:
             raise ConfigError(f"train.batch: {self.train.batch} rows do not divide over {shards} devices")
         self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
         options = DataOptions(**data)
+        self.source = registry.build("source", options.source)
         self.loader = Loader(
-            registry.build("source", options.source),
+            self.source,
             [registry.build("transform", part, tokenizer=self.tokenizer) for part in options.transforms],
             batch=self.train.batch,
             seed=seed,
@@ -116,6 +118,16 @@ class Experiment:
     def check(config: Mapping[str, Any]) -> None:
         """Raises ConfigError, naming the key, for a config that cannot work; touches no device and no data."""
         registry.check_call(Experiment, config, "config")
+
+    def describe(self) -> list[str]:
+        """Lines for the start of a run: hardware, mesh, data, and the defaults that were derived."""
+        kind, axes = jax.devices()[0].device_kind, " x ".join(f"{a} {n}" for a, n in self.mesh.shape.items())
+        epochs = self.train.steps * self.train.batch / self.loader.size
+        return [
+            f"{jax.device_count()} x {kind}, {jax.process_count()} process(es), mesh {axes}, {self.dtype()} towers, jax {jax.__version__}",
+            f"data: {source_name(self.source)}, {self.loader.size:,} examples; {self.train.steps:,} steps of {self.train.batch:,}: {epochs:.1f} epochs",
+            *self.notes,
+        ]
 
     def dtype(self) -> jnp.dtype:
         """What the towers compute in."""

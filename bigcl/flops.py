@@ -34,13 +34,19 @@ def count(jaxpr: Any) -> float:
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             (contract, _), _ = eqn.params["dimension_numbers"]
-            total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contract)
+            total += (
+                2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[i] for i in contract)
+            )
         elif eqn.primitive.name == "conv_general_dilated":
             kernel = eqn.invars[1].aval.shape
             out_channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
             total += 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / out_channels
         else:
-            inner = sum(count(getattr(j, "jaxpr", j)) for j in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr) if is_jaxpr(j))
+            inner = sum(
+                count(getattr(j, "jaxpr", j))
+                for j in jax.tree.leaves(list(eqn.params.values()), is_leaf=is_jaxpr)
+                if is_jaxpr(j)
+            )
             total += inner * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
     return total
 

@@ -31,7 +31,9 @@ TENSOR_RULES: dict[str, tuple[str | None, ...]] = {
 """Heads and hidden units over `tensor` (Megatron, Shoeybi et al. 2019), by trailing dimensions; stacked layers put one more in front."""
 
 
-def make_mesh(*, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, rules: Sequence[tuple[str, Rule]] | None = None) -> Mesh:
+def make_mesh(
+    *, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, rules: Sequence[tuple[str, Rule]] | None = None
+) -> Mesh:
     """The mesh of all devices; one axis may be -1, which takes what is left.
 
     rules: read by `place`; accepted here so that the section `mesh` of a config is one call.
@@ -42,7 +44,9 @@ def make_mesh(*, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 
     free = [a for a, n in sizes.items() if n == -1]
     fixed = int(np.prod([n for n in sizes.values() if n != -1]))
     if len(free) > 1 or fixed < 1 or count % fixed or (not free and fixed != count):
-        raise ConfigError(f"mesh: {sizes} does not fit {count} devices; make one axis -1, or the product equal to the number of devices")
+        raise ConfigError(
+            f"mesh: {sizes} does not fit {count} devices; make one axis -1, or the product equal to the number of devices"
+        )
     shape = tuple(count // fixed if n == -1 else n for n in sizes.values())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -65,10 +69,14 @@ def constrain_batch(x: Array) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
         return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)))
+    return jax.lax.with_sharding_constraint(
+        x, PartitionSpec(BATCH_AXES, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1))
+    )
 
 
-def place(shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, placement: Sequence[tuple[str, Rule]] | None = None) -> dict[str, NamedSharding]:
+def place(
+    shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, placement: Sequence[tuple[str, Rule]] | None = None
+) -> dict[str, NamedSharding]:
     """Where each parameter lies.
 
     placement: ordered (regex, rule), first match wins; a rule is "replicate", "fsdp" (the largest divisible dimension over that axis), or one axis name
@@ -98,7 +106,9 @@ def spec(path: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Partition
     if rule == "fsdp":
         return shard_largest(shape, [None] * len(shape), mesh)
     if isinstance(rule, str) or len(rule) != len(shape) or any(a is not None and a not in AXES for a in rule):
-        raise ConfigError(f"mesh.rules: {rule!r} for {path} {shape}; expected 'replicate', 'fsdp', or for each dimension None or one of {AXES}")
+        raise ConfigError(
+            f"mesh.rules: {rule!r} for {path} {shape}; expected 'replicate', 'fsdp', or for each dimension None or one of {AXES}"
+        )
     return PartitionSpec(*rule)
 
 

@@ -1,7 +1,8 @@
 """The optimizers, each as the direction of its step: gradients in, an ascent direction out.
 
-Learning rate, weight decay, clipping and the choice of parameters are the same for all of them and live in `optim`. Parameters arrive as a flat
-dictionary by path, in float32 or wider. `mu_dtype`: what the first moment is stored in, such as "bfloat16".
+Learning rate, weight decay, clipping and the choice of parameters are the same for all of them and live in `optim`.
+Parameters arrive as a flat dictionary by path, in float32 or wider. `mu_dtype`: what the first moment is stored in,
+such as "bfloat16".
 """
 
 from collections.abc import Mapping
@@ -20,28 +21,35 @@ MATRICES = {
     "qkv": MuonDimensionNumbers(reduction_axis=(-4,), output_axis=(-2, -1)),
     "out": MuonDimensionNumbers(reduction_axis=(-3, -2), output_axis=(-1,)),
 }
-"""Which axes of a parameter of that name go in and which come out. The others (stacked layers; query, key and value) hold one matrix each."""
+"""Which axes of a parameter of that name go in and which come out. Along the others (stacked layers; query, key and
+value) lie separate matrices."""
 
 
 def default_b2(batch: int) -> float:
-    """Adam's decay of the second moment by global batch: its own default, from 4,096 on CLIP's for ViTs (Radford et al. 2021, table 20), above 16,384 the
-    one with which SigLIP steadies large batches (Zhai et al. 2023, section 4.7). The limits between them are a rule of thumb."""
-    return 0.999 if batch < 4096 else 0.98 if batch <= 16_384 else 0.95
+    """Adam's decay of the second moment by global batch: Adam's own default; from 4,096 CLIP's for ViTs (Radford et al.
+    2021); above 16,384 the one with which SigLIP steadies large batches (Zhai et al. 2023). The limits are a rule of
+    thumb.""" return 0.999 if batch < 4096 else 0.98 if batch <= 16_384 else 0.95
 
 
-def adamw(*, b1: float = 0.9, b2: float | None = None, eps: float = 1e-8, mu_dtype: str | None = None, batch_size: int) -> optax.GradientTransformation:
+def adamw(
+    *, b1: float = 0.9, b2: float | None = None, eps: float = 1e-8, mu_dtype: str | None = None, batch_size: int
+) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015; with decoupled decay AdamW, Loshchilov and Hutter 2019). `b2` None: `default_b2`."""
     return optax.scale_by_adam(b1, default_b2(batch_size) if b2 is None else b2, eps, mu_dtype=mu_dtype)
 
 
 def lion(*, b1: float = 0.9, b2: float = 0.99, mu_dtype: str | None = None) -> optax.GradientTransformation:
-    """Sign of an interpolated momentum (Chen et al. 2023). Takes 3 to 10 times less learning rate than AdamW and as many times more weight decay."""
+    """Sign of an interpolated momentum (Chen et al. 2023). It takes 3 to 10 times less learning rate than AdamW, and as
+    many times more weight decay."""
     return optax.scale_by_lion(b1, b2, mu_dtype=mu_dtype)
 
 
-def adafactor(*, b1: float = 0.9, b2_cap: float = 0.999, mu_dtype: str | None = "bfloat16", min_factored: int = 32) -> optax.GradientTransformation:
-    """Adafactor (Shazeer and Stern 2018) as changed by Zhai et al. 2022, section 3.4: a learning rate like Adam's, first moment in half precision, the decay
-    of the second moment capped at `b2_cap`. Second moments are factored where both dimensions are at least `min_factored`."""
+def adafactor(
+    *, b1: float = 0.9, b2_cap: float = 0.999, mu_dtype: str | None = "bfloat16", min_factored: int = 32
+) -> optax.GradientTransformation:
+    """Adafactor (Shazeer and Stern 2018) as Zhai et al. 2022 changed it for vision transformers: a learning rate like
+    Adam's, the first moment in half precision, the decay of the second moment capped at `b2_cap`. Second moments are
+    factored over the two largest dimensions, where both are at least `min_factored`."""
     return optax.chain(
         optax.scale_by_factored_rms(
             decay_rate=0.8,
@@ -62,20 +70,23 @@ def muon(
     momentum: float = 0.95,
     ns_steps: int = 5,
     rms: float = 0.2,
+    adam_lr: float = 1.0,
     b1: float = 0.9,
     b2: float | None = None,
     eps: float = 1e-8,
     mu_dtype: str | None = None,
     batch_size: int,
 ) -> optax.GradientTransformation:
-    """Orthogonalised momentum for matrices (Jordan et al. 2024), NAdam (Dozat 2016) with `b1`, `b2`, `eps` for embeddings, vectors and scalars.
+    """Orthogonalised momentum for matrices (Jordan et al. 2024); NAdam (Dozat 2016) with `b1`, `b2`, `eps` for
+    embeddings, vectors and scalars.
 
-    rms: each matrix step has this root mean square, about that of an AdamW step, so that learning rate and weight decay of AdamW carry over
-        (Liu et al. 2025, section 2.2).
+    rms: each matrix step has this root mean square, about that of an AdamW step, so that learning rate and weight decay
+        of AdamW carry over (Liu et al. 2025).
+    adam_lr: learning rate of NAdam's part, as a share of that of the matrices.
     """
 
     def axes(params: Mapping[str, Array]) -> dict[str, MuonDimensionNumbers | None]:
-        return {path: MATRICES[path.split("/")[-1]] if is_matrix(path, x.ndim) else None for path, x in params.items()}
+        return {path: MATRICES[path.split("/")[-1]] if is_matrix(path, x) else None for path, x in params.items()}
 
     descent = optax.contrib.muon(
         1.0,
@@ -83,6 +94,7 @@ def muon(
         beta=momentum,
         eps=eps,
         mu_dtype=mu_dtype,
+        adam_learning_rate=adam_lr,
         adam_b1=b1,
         adam_b2=default_b2(batch_size) if b2 is None else b2,
         muon_weight_dimension_numbers=axes,
@@ -91,7 +103,7 @@ def muon(
     return optax.chain(descent, optax.scale(-1.0))
 
 
-def is_matrix(path: str, ndim: int) -> bool:
-    """Whether Muon's orthogonalisation applies: a hidden layer's kernel."""
+def is_matrix(path: str, x: Array | optax.MaskedNode) -> bool:
+    """Whether Muon's orthogonalisation applies: a kernel after the first layer."""
     *folders, name = path.split("/")
-    return name in MATRICES and ndim >= 2 and EMBEDDINGS.isdisjoint(folders)
+    return not isinstance(x, optax.MaskedNode) and x.ndim >= 2 and name in MATRICES and EMBEDDINGS.isdisjoint(folders)

@@ -1,7 +1,7 @@
-"""Ordered lists of (regex, value) over parameter paths such as "towers/image/embed/kernel": the first pattern that fits a whole path decides.
+"""Ordered lists of (regex, value) over parameter paths such as "towers/image/embed/kernel": the first match decides.
 
-Neither side may be left over. A path that no pattern covers and a pattern that fits no path are both errors: the second is how a renamed layer
-loses its learning rate without anyone noticing.
+Neither side may be left over. A path that no pattern covers and a pattern that fits no path are both errors: the second
+is how a renamed layer loses its learning rate without anyone noticing.
 """
 
 import difflib
@@ -21,8 +21,8 @@ def match(rules: Rules, paths: Iterable[str], *, what: str) -> dict[str, Any]:
     """The value for each path: that of the first pattern that matches all of it (`re.fullmatch`).
 
     what: where the rules stand in the config, for the messages.
-    Raises ConfigError for a rule that is no pair, an invalid regex, a pattern that matches no path (even one that an earlier pattern took), and paths that no
-    pattern matches.
+    Raises ConfigError for a rule that is no pair, an invalid regex, a pattern that matches no path (taken by an earlier
+    pattern or not), and paths that no pattern matches.
     """
     paths = list(paths)
     for rule in rules:
@@ -31,12 +31,16 @@ def match(rules: Rules, paths: Iterable[str], *, what: str) -> dict[str, Any]:
     compiled = [(compiled_pattern(pattern, what), value) for pattern, value in rules]
     for pattern, _ in compiled:
         if not any(pattern.fullmatch(path) for path in paths):
-            raise ConfigError(f"{what}: pattern {pattern.pattern!r} matches no parameter; {nearest_path(pattern.pattern, paths)}")
+            raise ConfigError(
+                f"{what}: pattern {pattern.pattern!r} matches no parameter; {nearest_path(pattern.pattern, paths)}"
+            )
     found = {path: value for path in paths for pattern, value in reversed(compiled) if pattern.fullmatch(path)}
     uncovered = [path for path in paths if path not in found]
     if uncovered:
         more = f" and {len(uncovered) - 5} more" if len(uncovered) > 5 else ""
-        raise ConfigError(f'{what}: no pattern covers {", ".join(uncovered[:5])}{more}; end the list with a rule for ".*"')
+        raise ConfigError(
+            f'{what}: no pattern covers {", ".join(uncovered[:5])}{more}; end the list with a rule for ".*"'
+        )
     return found
 
 

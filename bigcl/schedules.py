@@ -1,6 +1,7 @@
 """Learning-rate schedules: the share of the peak rate, in [0, 1], at each step 0, ..., steps - 1.
 
-All rise linearly over `warmup` steps and reach the peak at step `warmup`. Lengths are in steps, or a share of the run when below 1.
+All rise linearly over `warmup` steps and reach the peak at step `warmup`. Lengths are in steps, or a share of the run
+when below 1.
 """
 
 from collections.abc import Callable
@@ -34,11 +35,16 @@ def linear(*, steps: int, warmup: int | float | None = None, final: float = 0.0)
 def cosine(*, steps: int, warmup: int | float | None = None, final: float = 0.0) -> Schedule:
     """Half a cosine from the peak to `final` of it (Loshchilov and Hutter 2017, without restarts; CLIP and SigLIP)."""
     warm = warmup_length(warmup, steps)
-    return lambda step: rise(step, warm) * (final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress(step, warm, steps))))
+    return lambda step: (
+        rise(step, warm) * (final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * progress(step, warm, steps))))
+    )
 
 
-def rsqrt(*, steps: int, warmup: int | float | None = None, cooldown: int | float = 0, timescale: int = 10_000) -> Schedule:
-    """`sqrt(timescale / (timescale + t))` at t steps after warm-up, and at last a line to zero over `cooldown` steps (Zhai et al. 2022, section 3.5).
+def rsqrt(
+    *, steps: int, warmup: int | float | None = None, cooldown: int | float = 0, timescale: int = 10_000
+) -> Schedule:
+    """`sqrt(timescale / (timescale + t))` at t steps after warm-up; over the last `cooldown` steps, times a line to
+    zero (Zhai et al. 2022).
 
     Up to the cooldown the rate does not depend on the length of the run, so that a run can be prolonged.
     """
@@ -52,9 +58,9 @@ def rsqrt(*, steps: int, warmup: int | float | None = None, cooldown: int | floa
 
 
 def wsd(*, steps: int, warmup: int | float | None = None, cooldown: int | float = 0.2) -> Schedule:
-    """Warm-up, stable, decay: the peak until `cooldown` steps before the end, then 1 - sqrt(share of the cooldown done).
-
-    Hu et al. 2024; the form and length of the cooldown are those that Hägele et al. 2024 found best.
+    """Warm-up, stable, decay: the peak until `cooldown` steps before the end, then 1 - sqrt(done share of the
+    cooldown).
+        Hu et al. 2024; the form and length of the cooldown are those that Hägele et al. 2024 found best.
     """
     warm, cool = lengths(warmup, cooldown, steps)
     return lambda step: rise(step, warm) * (1 - jnp.sqrt(progress(step, steps - cool, steps)))

@@ -29,7 +29,10 @@ class Skeleton:
     def split(self, task: Task) -> tuple[Arrays, Arrays]:
         """Parameters, and all other arrays that the task keeps between steps."""
         _, params, extra = nnx.split(task, nnx.Param, ...)
-        flat = [{name(path): variable.get_value() for path, variable in nnx.to_flat_state(group)} for group in (params, extra)]
+        flat = [
+            {name(path): variable.get_value() for path, variable in nnx.to_flat_state(group)}
+            for group in (params, extra)
+        ]
         return flat[0], flat[1]
 
     def merge(self, params: Arrays, extra: Arrays) -> Task:
@@ -65,7 +68,9 @@ class TrainState:
     skipped_in_a_row: Int[Array, ""]
 
 
-def init_state(task: Task, skeleton: Skeleton, tx: optax.GradientTransformation, trainable: frozenset[str], *, ema: bool, seed: int) -> TrainState:
+def init_state(
+    task: Task, skeleton: Skeleton, tx: optax.GradientTransformation, trainable: frozenset[str], *, ema: bool, seed: int
+) -> TrainState:
     """The state before the first step."""
     params, extra = skeleton.split(task)
     trained = {k: v for k, v in params.items() if k in trainable}

@@ -46,6 +46,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
 
     Experiment.check(config)
     host.configure_jax()
+    host.join_cluster()
     workdir.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(**config)
     trainer = Trainer(experiment, workdir)

@@ -7,6 +7,8 @@ from types import FrameType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.feed import Feed
@@ -65,7 +67,7 @@ class Trainer:
                 for hook in hooks:
                     if step == self.steps or (hook.every and step % hook.every == 0):
                         hook(step, state, metrics)
-                if self.stop and step < self.steps:
+                if self.stopping(step):
                     self.checkpoints.save(step, state, {})
                     raise Interrupted(f"stopped after step {step} of {self.steps}, and saved")
             return state
@@ -81,6 +83,12 @@ class Trainer:
         results: dict[str, float] = {}
         evaluations = [Evaluate(self.experiment, log, meter, name, results) for name in self.experiment.evaluators]
         return [WriteMetrics(self.experiment, log, meter), *evaluations, Save(self.experiment, self.checkpoints, meter, results)]
+
+    def stopping(self, step: int) -> bool:
+        """Whether to stop after this step. Several processes agree on it, at the steps that are logged, so that none waits for one that is gone."""
+        if step == self.steps or jax.process_count() == 1:
+            return self.stop and step < self.steps
+        return step % self.experiment.train.log_every == 0 and bool(multihost_utils.process_allgather(np.array(self.stop)).any())
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         """The first signal ends the run after the step in progress, the second at once."""

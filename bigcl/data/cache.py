@@ -24,8 +24,8 @@ def cache_root() -> pathlib.Path:
 def prepare(name: str, recipe: Mapping[str, Any], build: Callable[[pathlib.Path], None]) -> pathlib.Path:
     """The folder `<name>-<hash of recipe>` under the cache root, made by `build(empty_folder)` if it is not there yet.
 
-    The folder gets its name last, with a manifest of the recipe and of every file's size: an interrupted build is never taken for whole.
-    Of several processes that need the same folder, one builds and the others wait and reuse.
+    The folder gets its name last, with a manifest of the recipe and of every file's size: an interrupted build is never
+    taken for whole. Of several processes that need the same folder, one builds and the others wait and reuse.
 
     recipe: plain data that determines the content.
     """
@@ -52,7 +52,9 @@ def is_whole(folder: pathlib.Path, recipe: Mapping[str, Any]) -> bool:
     """Whether `folder` holds what its manifest lists, made by this recipe."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        return manifest["recipe"] == recipe and all((folder / f).stat().st_size == n for f, n in manifest["bytes"].items())
+        return manifest["recipe"] == recipe and all(
+            (folder / f).stat().st_size == n for f, n in manifest["bytes"].items()
+        )
     except (FileNotFoundError, NotADirectoryError, KeyError, ValueError):
         return False
 

@@ -31,7 +31,13 @@ class Feed:
         """Runs in the thread: moves batches to the devices until stopped; an error travels through the queue."""
         try:
             for batch in self.batches:
-                self.put({k: jax.make_array_from_process_local_data(self.sharding, v) for k, v in batch.items() if k != "index"})
+                self.put(
+                    {
+                        k: jax.make_array_from_process_local_data(self.sharding, v)
+                        for k, v in batch.items()
+                        if k != "index"
+                    }
+                )
                 if self.stopped.is_set():
                     return
         except BaseException as error:  # handed to the thread that waits for the batch

@@ -14,9 +14,10 @@ _ROUNDS = 8
 def permute(position: Int64[np.ndarray, "*n"], size: int, seed: int) -> Int64[np.ndarray, "*n"]:
     """Position in an endless shuffled stream -> index in [0, size).
 
-    Positions [e * size, (e + 1) * size) are epoch e, and each epoch goes through its own permutation of range(size). The permutation is
-    a Feistel network over the smallest power of two that holds `size`, followed until it lands inside the range (cycle walking; Black &
-    Rogaway 2002, "Ciphers with arbitrary finite domains"): O(1) memory, no state, any position at once.
+    Positions [e * size, (e + 1) * size) are epoch e, and each epoch goes through its own permutation of range(size).
+    The permutation is a Feistel network over the smallest power of two that holds `size`, followed until it lands
+    inside the range (cycle walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains"): O(1) memory, no
+    state, any position at once.
     """
     position = np.asarray(position, np.int64)
     if size < 1:

@@ -18,7 +18,7 @@ FILE = "tokenizer.json"
 
 
 class Tokenizer(Protocol):
-    """Text -> ids: the beginning mark if the kind has one, as much of the text as fits, the end mark (always kept), then `pad_id`."""
+    """Text -> ids: the beginning mark, as much of the text as fits, the end mark (always kept), then `pad_id`."""
 
     vocab_size: int
     pad_id: int
@@ -40,7 +40,9 @@ class TokenizersJSON:
 
     def __init__(self, path: str, pad_id: int | None = None):
         if not pathlib.Path(path).is_file():
-            raise FileNotFoundError(f"tokenizer.path: no file {path}; it is the tokenizer.json of a run or of a published model")
+            raise FileNotFoundError(
+                f"tokenizer.path: no file {path}; it is the tokenizer.json of a run or of a published model"
+            )
         self.model = hf.Tokenizer.from_file(path)
         padding = self.model.padding or {}
         self.pad_id = padding.get("pad_id", 0) if pad_id is None else pad_id
@@ -57,7 +59,9 @@ class TokenizersJSON:
             return np.stack([self(t, length) for t in text]) if text else np.zeros((0, length), np.int32)
         room = length - len(self.prefix) - len(self.suffix)
         if room < 0:
-            raise ValueError(f"tokens: a length of {length} has no room for the {len(self.prefix) + len(self.suffix)} marks")
+            raise ValueError(
+                f"tokens: a length of {length} has no room for the {len(self.prefix) + len(self.suffix)} marks"
+            )
         ids = [*self.prefix, *self.model.encode(text, add_special_tokens=False).ids[:room], *self.suffix]
         result = np.full(length, self.pad_id, np.int32)
         result[: len(ids)] = ids
@@ -71,10 +75,10 @@ class TokenizersJSON:
 
 
 class BPE(TokenizersJSON):
-    """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) trained on the texts of a source, once: the result stays in the cache.
+    """Byte-level BPE (Sennrich et al. 2016; Radford et al. 2019), trained once on the texts of a source and cached.
 
-    Texts are NFKC-normalised and lower-cased; every text can be encoded, since all 256 bytes are tokens. Ids: 0 pad, 1 beginning,
-    the largest end.
+    Texts are NFKC-normalised and lower-cased; every text can be encoded, since all 256 bytes are tokens. Ids: 0 pad, 1
+    beginning, the largest end.
 
     key: where an example has its text, or a list or dict of texts.
     vocab_size: upper bound; little text may not have so many different pairs to merge.
@@ -101,7 +105,9 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> hf.Tokenizer:
     """Trains byte-level BPE; the order of the texts does not matter, only their counts."""
     model = hf.Tokenizer(hf.models.BPE())
     model.normalizer = hf.normalizers.Sequence([hf.normalizers.NFKC(), hf.normalizers.Lowercase()])
-    model.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=True)  # a word is the same token at the start of a text
+    model.pre_tokenizer = hf.pre_tokenizers.ByteLevel(
+        add_prefix_space=True
+    )  # a word is the same token at the start of a text
     model.decoder = hf.decoders.ByteLevel()
     trainer = hf.trainers.BpeTrainer(
         vocab_size=vocab_size - 1,

@@ -5,7 +5,9 @@ from jaxtyping import Array, Float
 from bigcl.losses import streaming
 
 
-def sigmoid(za: Float[Array, "b d"], zb: Float[Array, "b d"], scale: Float[Array, ""], bias: Float[Array, ""]) -> Float[Array, ""]:
+def sigmoid(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], scale: Float[Array, ""], bias: Float[Array, ""]
+) -> Float[Array, ""]:
     r"""Sigmoid loss for language-image pre-training (SigLIP, Zhai et al. 2023, equation 1).
 
     Every pair is a binary decision, $z_{ij} = 1$ on the diagonal and $-1$ elsewhere; the sum over all pairs is divided by B, not by B squared:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from markupsafe import Markup
 
 from bigcl.report.figures import Line, line_chart
-from bigcl.report.run import Run, is_share, percent, short, words
+from bigcl.report.run import Run, is_share, percent, percent_tick, short, words
 
 CURVES: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (  # metric, title, form of its values, whether the axis starts at 0
     ("loss", "Loss", short, False),
@@ -35,7 +35,7 @@ def training_charts(run: Run) -> list[Chart]:
         steps, values = run.series(key)
         if len(steps) > 1:
             line = Line(steps, values, smooth=key not in ("learning_rate", "temperature"))
-            charts.append(Chart(title, form(values[-1]), line_chart([line], label=f"{title} over steps", form=form, zero=zero)))
+            charts.append(Chart(title, form(values[-1]), line_chart([line], label=f"{title} over steps", form=tick(form), zero=zero)))
     return charts
 
 
@@ -54,9 +54,14 @@ def evaluation_charts(run: Run) -> list[Chart]:
             Line(*run.series(key), name=f"@{key.partition('@')[2]}" if named else "", tone=f"{tone(family)} {SHADES[min(i, 2)]}")
             for i, key in enumerate(keys)
         ]
-        figure = line_chart(lines, label=f"{title} over steps", form=form, zero=is_share(family))
+        figure = line_chart(lines, label=f"{title} over steps", form=tick(form), zero=is_share(family))
         charts.append(Chart(title, form(float(lines[0].y[-1])), figure))
     return charts
+
+
+def tick(form: Callable[[float], str]) -> Callable[[float], str]:
+    """The form of axis labels where `form` is that of values."""
+    return percent_tick if form is percent else form
 
 
 def tone(key: str) -> str:

@@ -54,6 +54,7 @@ def line_chart(
     right = width - (10 if not any(line.name for line in lines) else 16 + 6.2 * max(len(line.name) for line in lines))
     shown = [smoothed(line.y) if line.smooth else line.y for line in lines]
     x_low, x_high = min(line.x.min() for line in lines), max(line.x.max() for line in lines)
+    x_low = 0 if 0 < x_low < x_high / 6 else x_low
     y_low, y_high = frame(lines, shown, zero)
     xs = [left + (line.x - x_low) / max(x_high - x_low, 1e-9) * (right - left) for line in lines]
 
@@ -62,7 +63,7 @@ def line_chart(
 
     marks = [tag("line", x1=left, x2=right, y1=float(at(t)), y2=float(at(t)), class_="grid") for t in ticks(y_low, y_high, 4)]
     marks += [tag("text", form(t), x=left - 7, y=float(at(t)) + 3.5, class_="tick", text_anchor="end") for t in ticks(y_low, y_high, 4)]
-    for t in ticks(x_low, x_high, 4) if x_high > x_low else []:
+    for t in ticks(x_low, x_high, 5) if x_high > x_low else []:
         x = left + (t - x_low) / (x_high - x_low) * (right - left)
         marks.append(tag("text", form_x(t), x=x, y=bottom + 16, class_="tick", text_anchor="middle"))
     marks.append(tag("text", axis, x=right, y=height - 1, class_="tick axis", text_anchor="end"))
@@ -112,22 +113,22 @@ def heat_map(gallery: Gallery, thumbnails: Thumbnails, count: int = 24) -> tuple
     chosen = sorted(spread(every, gallery.groups, count), key=lambda i: (gallery.groups[i] or "~", i))
     cosine = gallery.images[chosen] @ gallery.texts[chosen].T
     low, high = float(cosine.min()), float(cosine.max())
-    cell, left, top = 30, 38, 150
+    cell, left, top = 30, 38, 160
     side = cell * len(chosen)
     marks = []
     for row, i in enumerate(chosen):
         y = top + row * cell
         marks.append(tag("rect", x=1, y=y + 1, width=cell - 2, height=cell - 2, rx=4, class_="paper"))
         marks.append(thumbnails.show(i, 2, y + 2, cell - 4))
-        at = f"translate({left + row * cell + cell / 2 + 3:.1f} {top - 8}) rotate(-48)"
-        marks.append(tag("text", clip(gallery.captions[i], 27), class_="label", transform=at))
+        at = f"translate({left + row * cell + cell / 2 + 3:.1f} {top - 8}) rotate(-58)"
+        marks.append(tag("text", clip(gallery.captions[i], 24), class_="label", transform=at))
         for column, j in enumerate(chosen):
             value = float(cosine[row, column])
             title = tag("title", f"{gallery.names[0]}: {gallery.captions[i]}\n{gallery.names[1]}: {gallery.captions[j]}\ncosine {value:.2f}")
             heat = f"{(value - low) / max(high - low, 1e-9):.2f}"
             place = {"x": left + column * cell + 1, "y": y + 1, "width": cell - 2, "height": cell - 2, "rx": 3}
             marks.append(tag("rect", title, **place, fill_opacity=heat, class_="cell right" if row == column else "cell"))
-    view = f"0 0 {left + side + 120} {top + side + 2}"
+    view = f"0 0 {left + side + 84} {top + side + 2}"
     label = f"Cosine similarity of {len(chosen)} {gallery.names[1]}s and {gallery.names[0]}s"
     return tag("svg", *marks, viewBox=view, class_="heat", role="img", aria_label=label), low, high
 
@@ -149,10 +150,12 @@ class JointMap:
 def joint_map(gallery: Gallery, thumbnails: Thumbnails, most: int = 400) -> JointMap:
     """Both sides of up to `most` pairs in the plane: pictures as coins, texts as dots, a line between the two of a pair."""
     every = np.linspace(0, len(gallery) - 1, min(most, len(gallery))).round().astype(int)
-    width, height, margin, size = 1080, 760, 24, 30
-    points = plane(gallery.images[every], gallery.texts[every]) * [width - 2 * margin, height - 2 * margin] + margin
-    pictures, texts = push_apart(points[: len(every)], size - 3), points[len(every) :]
-    pictures = np.clip(pictures, size / 2 + 2, np.array([width, height]) - size / 2 - 2)
+    size = 30.0
+    points = plane(gallery.images[every], gallery.texts[every]) * [1030, 710]
+    points = push_apart(points, np.repeat([size / 2, 3.5], len(every)))
+    points -= points.min(axis=0) - size / 2 - 2
+    width, height = points.max(axis=0) + size / 2 + 2
+    pictures, texts = np.split(points, 2)
     groups = [gallery.groups[i] or "" for i in every]
     sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
     order = sorted(sizes, key=lambda group: (group == "", -sizes[group]))
@@ -168,7 +171,7 @@ def joint_map(gallery: Gallery, thumbnails: Thumbnails, most: int = 400) -> Join
     round_clip = tag("clipPath", tag("circle", cx=".5", cy=".5", r=".5"), id="coin", clipPathUnits="objectBoundingBox")
     layers = [tag("defs", round_clip), tag("g", *bonds), tag("g", *coins), tag("g", *dots)]
     label = f"Map of {len(every)} {gallery.names[0]}s and their {gallery.names[1]}s; near means similar"
-    figure = tag("svg", *layers, viewBox=f"0 0 {width} {height}", class_="map", role="img", aria_label=label)
+    figure = tag("svg", *layers, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="map", role="img", aria_label=label)
     return JointMap(figure, [(group or "no group", colour[group], sizes[group]) for group in order], len(every))
 
 
@@ -179,20 +182,26 @@ def plane(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> 
     """
     try:
         from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ImportError("the map of the joint space needs scikit-learn: pip install 'bigcl[report]'") from error
     both = np.concatenate([side - side.mean(axis=0) for side in (images, texts)])
     both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-6)
-    xy = TSNE(perplexity=min(30.0, len(both) / 4), init="pca", random_state=0).fit_transform(both)
+    with threadpool_limits(1):  # so few points go fastest on one thread, and always to the same places
+        xy = TSNE(perplexity=min(30.0, len(both) / 4), init="pca", random_state=0).fit_transform(both)
     return (xy - xy.min(axis=0)) / np.maximum(np.ptp(xy, axis=0), 1e-9)
 
 
-def push_apart(points: Float[np.ndarray, "n 2"], gap: float, rounds: int = 60) -> Float[np.ndarray, "n 2"]:
-    """Moves points of less than `gap` between them away from each other, a little each round, so that most can be seen."""
+def push_apart(points: Float[np.ndarray, "n 2"], radii: Float[np.ndarray, "n"], rounds: int = 200) -> Float[np.ndarray, "n 2"]:
+    """Moves discs that overlap away from each other, a little each round, until all can be seen."""
+    from scipy.spatial import cKDTree
+
     points = points + 1e-3 * np.random.default_rng(0).standard_normal(points.shape)
     for _ in range(rounds):
-        offset = points[:, None] - points
-        distance = np.linalg.norm(offset, axis=-1, keepdims=True)
-        push = np.maximum(gap - distance, 0) / np.maximum(distance, 1e-6)
-        points = points + 0.25 * (push * offset).sum(axis=1)
+        first, second = cKDTree(points).query_pairs(2 * radii.max(), output_type="ndarray").T
+        offset = points[first] - points[second]
+        distance = np.maximum(np.linalg.norm(offset, axis=1), 1e-6)
+        push = 0.3 * np.maximum(radii[first] + radii[second] - distance, 0) / distance
+        np.add.at(points, first, push[:, None] * offset)
+        np.add.at(points, second, -push[:, None] * offset)
     return points

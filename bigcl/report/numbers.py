@@ -2,8 +2,11 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from bigcl.report.run import Run, clock, is_share, percent, short, words
 from bigcl.report.showcase import Direction, Showcase
@@ -24,10 +27,32 @@ def headline(run: Run, showcase: Showcase | None) -> list[Big]:
     numbers = retrieval_numbers(run, showcase) + zero_shot_numbers(run)
     if run.seconds:
         pace = float(np.median(run.series("ms_per_step")[1]))
-        numbers.append(Big(clock(run.seconds), "training time", f"{short(pace)} ms a step"))
+        value, unit = stopwatch(run.seconds)
+        numbers.append(Big(value, f"{unit} of training", f"{short(pace)} ms a step"))
     if run.pairs:
         numbers.append(Big(short(run.pairs), "pairs seen", f"{run.step:,} steps of {run.train['batch']:,}" if "batch" in run.train else ""))
     return numbers
+
+
+def stopwatch(seconds: float) -> tuple[str, str]:
+    """`3:50` and `minutes`; `5:02` and `hours` from one hour on."""
+    whole, unit = (round(seconds), "minutes") if seconds < 3600 else (round(seconds / 60), "hours")
+    return f"{whole // 60:,}:{whole % 60:02}", unit
+
+
+def lede(run: Run, showcase: Showcase | None) -> Markup:
+    """The run in at most two sentences."""
+    sentences = []
+    if showcase is not None:
+        direction, count = showcase.from_text, len(showcase.gallery)
+        recall = evaluated(run, direction, "recall@1", direction.found.recall(1))
+        asked = Markup("Asked with a {}, this model puts the right {} of {:,} first <b>{}</b> of the time; chance would be {}.")
+        sentences.append(asked.format(direction.source, direction.target, count, percent(recall), percent(1 / count)))
+    if run.step:
+        time = f" in {clock(run.seconds)}" if run.seconds else ""
+        state = f"Trained for {run.step:,} steps{time}." if run.step >= run.steps else f"At step {run.step:,} of {run.steps:,}."
+        sentences.append(Markup(escape(state)))
+    return Markup(" ").join(sentences)
 
 
 def retrieval_numbers(run: Run, showcase: Showcase | None) -> list[Big]:
@@ -42,7 +67,9 @@ def retrieval_numbers(run: Run, showcase: Showcase | None) -> list[Big]:
         medians.append(evaluated(run, direction, "median_rank", float(np.median(direction.found.rank))))
         numbers.append(Big(percent(recall), f"{direction.source} → {direction.target} recall@1", f"chance {percent(1 / count)}", tone))
     value = " / ".join(short(median) for median in dict.fromkeys(medians))
-    numbers.append(Big(value, "median rank", f"of {count:,}, " + ("both ways" if medians[0] == medians[1] else "there / back")))
+    one = medians[0] == medians[1]
+    ways = "both ways" if one else f"from {showcase.from_text.source} / from {showcase.from_image.source}"
+    numbers.append(Big(value, "median rank", f"of {count:,}, {ways}"))
     return numbers
 
 
@@ -115,3 +142,14 @@ def timing_table(run: Run) -> list[tuple[str, str]]:
     if skipped is not None:
         rows.append(("Steps skipped as not finite", f"{skipped:,.0f}"))
     return rows
+
+
+def environment_table(run: Run) -> list[tuple[str, str]]:
+    """Versions and hardware, nested names joined by a space."""
+
+    def flat(name: str, value: Any) -> list[tuple[str, str]]:
+        if isinstance(value, Mapping):
+            return [row for key, part in value.items() for row in flat(f"{name} {key}", part)]
+        return [(words(name.strip()), str(value))]
+
+    return flat("", run.environment)

@@ -8,9 +8,10 @@ import pathlib
 
 from markupsafe import Markup
 
+from bigcl import __version__
 from bigcl.report.curves import evaluation_charts, training_charts
 from bigcl.report.gallery import Gallery, load_gallery
-from bigcl.report.numbers import headline, metrics_table, timing_table
+from bigcl.report.numbers import environment_table, headline, lede, metrics_table, timing_table
 from bigcl.report.run import Run, percent, words
 from bigcl.report.showcase import Showcase
 
@@ -51,14 +52,16 @@ def render(run: Run, gallery: Gallery | None) -> str:
         style=asset("style.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        lede=lede(run, showcase),
         headline=headline(run, showcase),
         training=training_charts(run),
         evaluation=evaluation_charts(run),
         showcase=showcase,
         metrics=metrics_table(run),
         timing=timing_table(run),
-        environment=run.environment,
-        config=json.dumps(run.config, indent=2, ensure_ascii=False),
+        environment=environment_table(run),
+        version=__version__,
+        config=json.dumps({key: part for key, part in run.config.items() if key != "environment"}, indent=2, ensure_ascii=False),
     )
 
 

@@ -87,6 +87,16 @@ def spread(rows: Int[np.ndarray, "m"], groups: Sequence[str | None], count: int)
     return [row for _, row in sorted(turns)[:count]]
 
 
+def recall_by_group(found: Search, groups: Sequence[str | None], most: int = 8) -> list[tuple[str, float, int]]:
+    """Recall at 1 and the number of queries of the `most` largest groups, largest first."""
+    hits: dict[str, list[bool]] = {}
+    for group, rank in zip(groups, found.rank, strict=True):
+        if group:
+            hits.setdefault(group, []).append(bool(rank == 1))
+    largest = sorted(hits.items(), key=lambda item: -len(item[1]))[:most]
+    return [(group, sum(hit) / len(hit), len(hit)) for group, hit in largest]
+
+
 def similarity_densities(gallery: Gallery, bins: int = 48, sample: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cosines of right pairs and of wrong pairs as two densities over the same bin centres, from the first `sample` pairs."""
     cosine = gallery.texts[:sample] @ gallery.images[:sample].T

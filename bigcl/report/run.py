@@ -108,6 +108,11 @@ def percent(value: float) -> str:
     return f"{100 * value:.2f}%" if 0 < value < 0.01 else f"{100 * value:.1f}%"
 
 
+def percent_tick(value: float) -> str:
+    """`50%`: a percentage without digits that an axis does not need."""
+    return f"{short(100 * value)}%"
+
+
 def short(value: float) -> str:
     """Three telling digits: `0.0123`, `5e-04`, `1,540`, `122k`, `3.4M`."""
     size = abs(value)
@@ -123,7 +128,7 @@ def clock(seconds: float) -> str:
     """`41 s`, `3 min 50 s`, `5 h 02 min`."""
     whole = round(seconds)
     if whole < 60:
-        return f"{seconds:.3g} s"
+        return f"{whole} s" if whole > 9 else f"{seconds:.2g} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60:02} min"

@@ -8,8 +8,8 @@ from markupsafe import Markup
 
 from bigcl.report.figures import JointMap, Line, heat_map, joint_map, line_chart
 from bigcl.report.gallery import Gallery
-from bigcl.report.retrieval import SHOWN, Search, search, similarity_densities, tiers
-from bigcl.report.run import percent
+from bigcl.report.retrieval import SHOWN, Search, recall_by_group, search, similarity_densities, tiers
+from bigcl.report.run import percent_tick
 from bigcl.report.svg import Thumbnails
 
 EXAMPLES = 4  # queries shown of each tier
@@ -77,6 +77,7 @@ class Showcase:
     cosines: tuple[float, float]
     densities: Markup
     recalls: Markup
+    by_group: list[tuple[str, float, int]]
     map: JointMap | None
 
     @classmethod
@@ -94,6 +95,7 @@ class Showcase:
             (low, high),
             density_chart(gallery),
             recall_chart(from_text, from_image),
+            recall_by_group(from_text.found, gallery.groups),
             joint_map(gallery, thumbnails) if len(gallery) >= 8 else None,
         )
 
@@ -102,7 +104,7 @@ def density_chart(gallery: Gallery) -> Markup:
     """How the cosines of right and of wrong pairs are spread."""
     centres, right, wrong = similarity_densities(gallery)
     lines = [Line(centres, wrong, tone="muted", fill=True), Line(centres, right, tone="good", fill=True)]
-    return line_chart(lines, label="Cosine similarity of right and wrong pairs", form=percent, zero=True, axis="cosine similarity")
+    return line_chart(lines, label="Cosine similarity of right and wrong pairs", form=percent_tick, zero=True, axis="cosine similarity")
 
 
 def recall_chart(from_text: Direction, from_image: Direction) -> Markup:
@@ -114,4 +116,4 @@ def recall_chart(from_text: Direction, from_image: Direction) -> Markup:
         for direction, tone in ((from_text, "second"), (from_image, "first"))
     ]
     lines.append(Line(depth.astype(float), depth / count, tone="muted dashed"))
-    return line_chart(lines, label="Recall by depth of the list", form=percent, zero=True, axis="length of the list")
+    return line_chart(lines, label="Recall by depth of the list", form=percent_tick, zero=True, axis="length of the list")

@@ -44,14 +44,24 @@ class TwoTower(Task):
         self.inputs = {name: part if isinstance(part, str) else name for name, part in towers.items()}
         for name, tower in self.inputs.items():
             if self.inputs.get(tower) != tower:
-                raise ConfigError(f"task.towers.{name}: shares the tower of {tower!r}, which has none; {registry.nearest(tower, towers)}")
+                raise ConfigError(
+                    f"task.towers.{name}: shares the tower of {tower!r}, which has none; {registry.nearest(tower, towers)}"
+                )
         self.towers = nnx.Dict(
-            {n: registry.build("tower", p, vocab=vocab, dtype=dtype, rngs=rngs) for n, p in towers.items() if not isinstance(p, str)}
+            {
+                n: registry.build("tower", p, vocab=vocab, dtype=dtype, rngs=rngs)
+                for n, p in towers.items()
+                if not isinstance(p, str)
+            }
         )
         for name, tower in self.towers.items():
             if vocab is not None and getattr(tower, "vocab", vocab) < vocab:
-                raise ConfigError(f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; leave it out")
-        self.losses = nnx.static(tuple((registry.bind("loss", part), *self.pair(i, part)) for i, part in enumerate(losses)))
+                raise ConfigError(
+                    f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; leave it out"
+                )
+        self.losses = nnx.static(
+            tuple((registry.bind("loss", part), *self.pair(i, part)) for i, part in enumerate(losses))
+        )
         sigmoid = any(part["kind"] == "sigmoid" for part in losses)
         self.notes = []
         if init_scale is None:
@@ -76,9 +86,15 @@ class TwoTower(Task):
 
     def forward(self, batch: Batch, rng: Key[Array, ""] | None) -> dict[str, Float[Array, "b d"]]:
         present = [n for n in self.inputs if n in batch]
-        keys = dict.fromkeys(present) if rng is None else dict(zip(present, jax.random.split(rng, len(present)), strict=True))
+        keys = (
+            dict.fromkeys(present)
+            if rng is None
+            else dict(zip(present, jax.random.split(rng, len(present)), strict=True))
+        )
         return {
-            name: l2_normalize(self.towers[self.inputs[name]](batch[name], batch.get(f"{name}_mask"), keys[name]).embedding)
+            name: l2_normalize(
+                self.towers[self.inputs[name]](batch[name], batch.get(f"{name}_mask"), keys[name]).embedding
+            )
             for name in present
         }
 

@@ -92,13 +92,25 @@ class Attention(nnx.Module):
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         y = attend(q, k, v, mask)
-        return jnp.einsum("bnhd,hdw->bnw", y, self.out[...].astype(self.dtype)) + self.out_bias[...].astype(self.dtype)[None, None]
+        return (
+            jnp.einsum("bnhd,hdw->bnw", y, self.out[...].astype(self.dtype))
+            + self.out_bias[...].astype(self.dtype)[None, None]
+        )
 
 
 class FeedForward(nnx.Module):
     """Two dense layers with an activation between them, or SwiGLU (Shazeer 2020): `[..., W] -> [..., W]`."""
 
-    def __init__(self, width: int, hidden: int, *, activation: str = "gelu", gated: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: str = "gelu",
+        gated: bool = False,
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         dense = functools.partial(nnx.Linear, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs)
         self.activation = activation
         self.up = dense(width, hidden)
@@ -115,7 +127,18 @@ class Block(nnx.Module):
     """A pre-norm transformer block."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, *, activation: str, gated: bool, qk_norm: bool, norm_eps: float, dropout: float, dtype, rngs
+        self,
+        width: int,
+        heads: int,
+        hidden: int,
+        *,
+        activation: str,
+        gated: bool,
+        qk_norm: bool,
+        norm_eps: float,
+        dropout: float,
+        dtype,
+        rngs,
     ):
         self.norm1 = Norm(width, eps=norm_eps)
         self.attention = Attention(width, heads, qk_norm=qk_norm, dtype=dtype, rngs=rngs)
@@ -123,7 +146,9 @@ class Block(nnx.Module):
         self.mlp = FeedForward(width, hidden, activation=activation, gated=gated, dtype=dtype, rngs=rngs)
         self.dropout = dropout
 
-    def __call__(self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None) -> Float[Array, "b n w"]:
+    def __call__(
+        self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "b n w"]:
         keys = (None, None) if rng is None else jax.random.split(rng)
         x = x + drop(self.attention(self.norm1(x), mask=mask, rotation=rotation), self.dropout, keys[0])
         return x + drop(self.mlp(self.norm2(x)), self.dropout, keys[1])
@@ -138,8 +163,14 @@ class Stack(nnx.Module):
 
     def __init__(self, depth: int, *args: Any, remat: str = "none", scan: bool = True, rngs: nnx.Rngs, **kwargs: Any):
         if remat != "none" and not hasattr(jax.checkpoint_policies, remat):
-            known = [p for p in dir(jax.checkpoint_policies) if p.endswith("saveable") or p.startswith(("save", "dots", "checkpoint"))]
-            raise ValueError(f"remat {remat!r} is not a policy of jax.checkpoint_policies; known: none, {', '.join(known)}")
+            known = [
+                p
+                for p in dir(jax.checkpoint_policies)
+                if p.endswith("saveable") or p.startswith(("save", "dots", "checkpoint"))
+            ]
+            raise ValueError(
+                f"remat {remat!r} is not a policy of jax.checkpoint_policies; known: none, {', '.join(known)}"
+            )
         self.depth, self.remat, self.scan = depth, remat, scan
 
         @nnx.split_rngs(splits=depth)
@@ -149,7 +180,9 @@ class Stack(nnx.Module):
 
         self.blocks = stacked(rngs)
 
-    def __call__(self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None) -> Float[Array, "b n w"]:
+    def __call__(
+        self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None
+    ) -> Float[Array, "b n w"]:
         graphdef, params = nnx.split(self.blocks)
         keys = None if rng is None else jax.random.split(rng, self.depth)
 
@@ -158,7 +191,9 @@ class Stack(nnx.Module):
             return constrain_batch(nnx.merge(graphdef, params)(x, mask=mask, rotation=rotation, rng=key)), None
 
         if self.remat != "none":
-            layer = jax.checkpoint(layer, policy=getattr(jax.checkpoint_policies, self.remat), prevent_cse=not self.scan)
+            layer = jax.checkpoint(
+                layer, policy=getattr(jax.checkpoint_policies, self.remat), prevent_cse=not self.scan
+            )
         return jax.lax.scan(layer, constrain_batch(x), (params, keys), unroll=1 if self.scan else self.depth)[0]
 
 
@@ -179,7 +214,10 @@ class AttentionPool(nnx.Module):
 
 
 def attend(
-    q: Float[Array, "b n h d"], k: Float[Array, "b m h d"], v: Float[Array, "b m h d"], mask: Bool[Array, "#b 1 #n m"] | None
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    mask: Bool[Array, "#b 1 #n m"] | None,
 ) -> Float[Array, "b n h d"]:
     """Softmax attention, the softmax in float32. A query that may see nothing attends evenly.
 
@@ -192,12 +230,16 @@ def attend(
     return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)
 
 
-def resolve_sizes(tower: str, variants: Mapping[str, tuple[int, ...]], variant: str | None, *sizes: int | None) -> list[int]:
+def resolve_sizes(
+    tower: str, variants: Mapping[str, tuple[int, ...]], variant: str | None, *sizes: int | None
+) -> list[int]:
     """width, depth, heads and MLP width: as given, else the variant's; an MLP four times the width where nothing says otherwise."""
     if variant is not None and variant not in variants:
         raise ValueError(f"{tower}: unknown variant {variant!r}; {nearest(variant, variants)}")
     preset = (None,) * 4 if variant is None else variants[variant]
-    width, depth, heads, hidden = (known if given is None else given for given, known in zip(sizes, preset, strict=True))
+    width, depth, heads, hidden = (
+        known if given is None else given for given, known in zip(sizes, preset, strict=True)
+    )
     if width is None or depth is None or heads is None:
         raise ValueError(f"{tower}: give a variant ({', '.join(variants)}) or width, depth and heads")
     return [width, depth, heads, 4 * width if hidden is None else hidden]

@@ -13,10 +13,14 @@ from bigcl.towers.layers import ACTIVATIONS
 class MLP(nnx.Module):
     """Dense layers of the given `widths`, with `activation` between them: `[B, inputs] -> [B, widths[-1]]`."""
 
-    def __init__(self, *, inputs: int, widths: Sequence[int], activation: str = "gelu", dtype=jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self, *, inputs: int, widths: Sequence[int], activation: str = "gelu", dtype=jnp.float32, rngs: nnx.Rngs
+    ):
         self.activation, self.dtype = activation, dtype
         sizes = (inputs, *widths)
-        self.layers = nnx.List(nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nnx.List(
+            nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
 
     def __call__(self, x: Float[Array, "b n"], mask=None, rng: Key[Array, ""] | None = None) -> Encoding:
         del mask, rng

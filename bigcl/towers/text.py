@@ -62,10 +62,19 @@ class TextTransformer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         width, depth, heads, mlp_width = layers.resolve_sizes("text", VARIANTS, variant, width, depth, heads, mlp_width)
-        self.vocab, self.length, self.causal, self.pool, self.pad_id, self.dtype = vocab, length, causal, pool, pad_id, dtype
+        self.vocab, self.length, self.causal, self.pool, self.pad_id, self.dtype = (
+            vocab,
+            length,
+            causal,
+            pool,
+            pad_id,
+            dtype,
+        )
         self.head = width // heads
         self.embed = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (vocab, width)))
-        self.position = nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (length, width))) if positions == "learned" else None
+        self.position = (
+            nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (length, width))) if positions == "learned" else None
+        )
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
             norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan, rngs=rngs,
@@ -73,9 +82,13 @@ class TextTransformer(nnx.Module):
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
         self.map = head(width, heads, mlp_width) if pool == "map" else None
-        self.projection = nnx.Linear(width, embed_dim, use_bias=projection_bias, dtype=dtype, rngs=rngs) if embed_dim else None
+        self.projection = (
+            nnx.Linear(width, embed_dim, use_bias=projection_bias, dtype=dtype, rngs=rngs) if embed_dim else None
+        )
 
-    def __call__(self, text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None, rng: Key[Array, ""] | None = None) -> Encoding:
+    def __call__(
+        self, text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None, rng: Key[Array, ""] | None = None
+    ) -> Encoding:
         """`mask`: which tokens are real; by default those that are not `pad_id`."""
         n = text.shape[1]
         if n > self.length:
@@ -96,7 +109,9 @@ class TextTransformer(nnx.Module):
         pooled = self.pooled(x, text, mask)
         return Encoding(pooled if self.projection is None else self.projection(pooled), x, mask)
 
-    def pooled(self, x: Float[Array, "b n w"], text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:
+    def pooled(
+        self, x: Float[Array, "b n w"], text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None
+    ) -> Float[Array, "b w"]:
         """One vector per text."""
         match self.pool:
             case "eot":

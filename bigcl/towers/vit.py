@@ -72,7 +72,13 @@ class ViT(nnx.Module):
         width, depth, heads, mlp_width = layers.resolve_sizes("vit", VARIANTS, name, width, depth, heads, mlp_width)
         if image_size % patch:
             raise ValueError(f"vit: image_size {image_size} is not a multiple of patch {patch}")
-        self.image_size, self.patch, self.channels, self.width, self.head = image_size, patch, channels, width, width // heads
+        self.image_size, self.patch, self.channels, self.width, self.head = (
+            image_size,
+            patch,
+            channels,
+            width,
+            width // heads,
+        )
         self.pool, self.positions, self.patch_dropout, self.dtype = pool, positions, patch_dropout, dtype
         self.mean, self.std = tuple(mean), tuple(std)
         normal = nnx.initializers.normal(width**-0.5)
@@ -115,7 +121,9 @@ class ViT(nnx.Module):
     def normalise(self, image: Shaped[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """uint8 pixels to normalised floats; floats pass."""
         if image.shape[1:] != (self.image_size, self.image_size, self.channels):
-            raise ValueError(f"vit: images of {image.shape[1:]} reached a tower of image_size {self.image_size}, channels {self.channels}")
+            raise ValueError(
+                f"vit: images of {image.shape[1:]} reached a tower of image_size {self.image_size}, channels {self.channels}"
+            )
         if image.dtype != jnp.uint8:
             return image.astype(self.dtype)
         mean, std = jnp.array(self.mean, jnp.float32), jnp.array(self.std, jnp.float32)
@@ -152,7 +160,11 @@ def split_variant(variant: str | None, patch: int | None) -> tuple[str | None, i
 
 
 def drop_patches(
-    rng: Key[Array, ""], keep: float, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None, rotation: Float[Array, "1 n 2 r"] | None
+    rng: Key[Array, ""],
+    keep: float,
+    x: Float[Array, "b n w"],
+    mask: Bool[Array, "b n"] | None,
+    rotation: Float[Array, "1 n 2 r"] | None,
 ) -> tuple[Array, Array | None, Array | None]:
     """Keeps a random subset of the patches, another for each image, the same number for all (FLIP, Li et al. 2023)."""
     b, n, _ = x.shape
@@ -163,7 +175,10 @@ def drop_patches(
 
 
 def prepend(
-    front: Float[Array, "k w"], x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None, rotation: Float[Array, "#b n 2 r"] | None
+    front: Float[Array, "k w"],
+    x: Float[Array, "b n w"],
+    mask: Bool[Array, "b n"] | None,
+    rotation: Float[Array, "#b n 2 r"] | None,
 ) -> tuple[Array, Array | None, Array | None]:
     """Puts class token and registers before the patches: never masked, never rotated."""
     k = len(front)

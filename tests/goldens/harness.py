@@ -13,6 +13,7 @@ Everything runs in float64: inputs are handed over as stored, and what a functio
 import dataclasses
 import functools
 import importlib
+import inspect
 import json
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -57,12 +58,14 @@ class Case:
 
 
 def ignores(*names: str) -> Callable[[Function], Function]:
-    """Makes a function ignore hyperparameters by name, `names` and `DRAWN`; any other that it does not know stays an error."""
+    """Makes a function ignore hyperparameters by name: `names`, and those of `DRAWN` that it does not ask for. Any other unknown one stays an error."""
 
     def decorate(function: Function) -> Function:
+        ignored = {*names, *(DRAWN - inspect.signature(function).parameters.keys())}
+
         @functools.wraps(function)
         def call(inputs: Mapping[str, jax.Array], **hyperparameters: Any) -> Outputs:
-            return function(inputs, **{k: v for k, v in hyperparameters.items() if k not in DRAWN and k not in names})
+            return function(inputs, **{k: v for k, v in hyperparameters.items() if k not in ignored})
 
         return call
 

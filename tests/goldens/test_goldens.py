@@ -89,7 +89,9 @@ def stored(folder: pathlib.Path, function: dict, arrays: dict[str, np.ndarray]) 
 def test_gradients_of_what_the_case_says(tmp_path, where, scalar, gradient):
     x = np.linspace(-1, 1, 4)
     case_keys = {"name": "c.1", "tolerance": 1e-9, "hyperparameters": {"seed": 3, "power": 2}}
-    function = {"cases": [case_keys | (where if "gradient_of" in where else {})]} | (where if "grad_of" in where else {})
+    function = {"cases": [case_keys | (where if "gradient_of" in where else {})]} | (
+        where if "grad_of" in where else {}
+    )
     arrays = {"c.1/in/x": x, "c.1/in/labels": np.arange(4), "c.1/out/y": x**2, "c.1/grad/x": gradient(x)}
     case = stored(tmp_path, function, arrays)
 
@@ -105,10 +107,19 @@ def test_gradients_of_what_the_case_says(tmp_path, where, scalar, gradient):
 
 def test_functions_without_a_loss_and_unknown_hyperparameters(tmp_path):
     function = {"cases": [{"name": "c", "tolerance": 0, "hyperparameters": {"k": 2}}]}
-    case = stored(tmp_path, function, {"c/in/x": np.array([3.0, 1.0, 2.0]), "c/out/order": np.array([0, 2]), "c/out/hit": np.array([True])})
-    found = harness.differences(case, lambda inputs, k: {"order": jnp.argsort(-inputs["x"])[:k], "hit": jnp.array([True])})
+    case = stored(
+        tmp_path,
+        function,
+        {"c/in/x": np.array([3.0, 1.0, 2.0]), "c/out/order": np.array([0, 2]), "c/out/hit": np.array([True])},
+    )
+    found = harness.differences(
+        case, lambda inputs, k: {"order": jnp.argsort(-inputs["x"])[:k], "hit": jnp.array([True])}
+    )
     assert found == {"out/order": 0.0, "out/hit": 0.0}
-    assert harness.differences(case, lambda inputs, k: {"order": jnp.array([0, 1])}) == {"out/order": np.inf, "out/hit": np.inf}
+    assert harness.differences(case, lambda inputs, k: {"order": jnp.array([0, 1])}) == {
+        "out/order": np.inf,
+        "out/hit": np.inf,
+    }
     with pytest.raises(TypeError, match="'k'"):
         harness.differences(case, harness.ignores("temperature")(lambda inputs: {}))
 

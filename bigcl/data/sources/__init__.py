@@ -5,8 +5,9 @@ A source is any object with
     len(source) -> int
     source[i] -> dict[str, Any]     an example: numpy arrays, numbers, bytes, str, and lists or dicts of these
 
-that can be read from several threads and pickled (worker processes open it again). A `name` attribute, if there is one, says in errors
-and cache keys which data it is. Constructors prepare what is missing and open; no source holds a position.
+that can be read from several threads and pickled (worker processes open it again). A `name` attribute, if there is one,
+says in errors and cache keys which data it is. Constructors prepare what is missing and open; no source holds a
+position.
 """
 
 from collections.abc import Mapping

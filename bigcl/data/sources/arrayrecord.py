@@ -21,8 +21,9 @@ class ArrayRecord:
     """Examples in ArrayRecord files, in the order of the sorted file names.
 
     paths: a folder, a glob, or a list of files, folders and globs.
-    format: "msgpack", bigcl's own (see `write_arrayrecord`), or "tf_example", the `tf.train.Example` protos that TFDS writes: each
-        feature with one value becomes bytes, np.int64 or np.float32, any other a list of bytes or an array.
+    format: "msgpack", bigcl's own (see `write_arrayrecord`), or "tf_example", the `tf.train.Example` protos that TFDS
+        writes: each feature with one value becomes bytes, np.int64 or np.float32, any other a list of bytes or an
+            array.
     """
 
     def __init__(self, paths: str | Sequence[str], format: Literal["msgpack", "tf_example"] = "msgpack"):
@@ -43,12 +44,14 @@ def find_files(pattern: str) -> list[str]:
     path = pathlib.Path(pattern).expanduser()
     files = sorted(glob.glob(str(path / f"*{SUFFIX}*") if path.is_dir() else str(path)))
     if not files:
-        raise FileNotFoundError(f"{pattern}: no ArrayRecord files here; bigcl.data.sources.arrayrecord.write_arrayrecord makes them")
+        raise FileNotFoundError(
+            f"{pattern}: no ArrayRecord files here; bigcl.data.sources.arrayrecord.write_arrayrecord makes them"
+        )
     return files
 
 
 def write_arrayrecord(examples: Iterable[Example], folder: str | pathlib.Path, per_shard: int = 10_000) -> int:
-    """Writes examples in their order as msgpack maps into `folder/00000.array_record`, `00001.array_record`, ...; returns how many.
+    """Writes examples in their order as msgpack maps into `folder/00000.array_record` and so on; returns how many.
 
     Values: bytes, str, int, float, bool, None, and lists and dicts of these.
     per_shard: examples in each file, but the last, which has what is left.
@@ -69,7 +72,7 @@ def write_arrayrecord(examples: Iterable[Example], folder: str | pathlib.Path, p
 
 
 def parse_tf_example(record: bytes) -> Example:
-    """A serialized `tf.train.Example`, by the proto classes that come with tensorflow_datasets (no TensorFlow needed)."""
+    """A serialized `tf.train.Example`, by the proto classes of tensorflow_datasets; no TensorFlow needed."""
     try:
         proto = importlib.import_module("tensorflow_datasets.proto.tf_example_generated_pb2")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""The emoji of OpenMoji with their names in 14 languages: 3,953 pictures, small enough for a laptop, real enough to learn from.
+"""The emoji of OpenMoji with their names in 14 languages: 3,953 pictures, small enough for a laptop.
 
 The pictures are CC BY-SA 4.0: whoever shows them shows `ATTRIBUTION`.
 """
@@ -26,17 +26,24 @@ _FULLY_QUALIFIED = 2
 
 
 class Emoji(ArrayRecord):
-    """Example: `{"code": "1F600", "image": PNG bytes, "text": "grinning face", "names": {language: name}, "group": "Smileys & Emotion"}`.
+    """Pictures and names of emoji.
 
-    `group` is the Unicode group, None for emoji newer than the table of groups. The first use draws the pictures into the cache.
+    An example: `{"code": "1F600", "image": PNG bytes, "text": "grinning face", "names": {"en": "grinning face", "es":
+    ...}, "group": "Smileys & Emotion"}`. `text` is the English name; `group` the Unicode group, None for emoji newer
+    than the table of groups. The first use draws the pictures into the cache.
 
-    split: "test" is the 400 emoji with the smallest sha256 of their code; "train" the rest, "all" both (test first). The split depends on
-        nothing but the codes, so it is the same on every machine and at every size.
+    split: "test" is the 400 emoji with the smallest sha256 of their code; "train" the rest, "all" both (test first).
+        The split depends on nothing but the codes, so it is the same on every machine and at every size.
     size: height and width of the pictures in pixels, on white.
     """
 
     def __init__(self, split: Literal["train", "test", "all"] = "train", size: int = 48):
-        recipe = {"size": size, "held_out": HELD_OUT, "packages": {p: installed_version(p) for p in _PACKAGES}, "layout": 1}
+        recipe = {
+            "size": size,
+            "held_out": HELD_OUT,
+            "packages": {p: installed_version(p) for p in _PACKAGES},
+            "layout": 1,
+        }
         self.folder = prepare("emoji", recipe, lambda folder: draw(folder, size))
         splits = ("test", "train") if split == "all" else (split,)
         super().__init__([str(self.folder / s) for s in splits])
@@ -44,7 +51,7 @@ class Emoji(ArrayRecord):
 
 
 def installed_version(package: str) -> str:
-    """Version of one of the demo's packages. Raises ImportError, naming the command that installs them, if it is absent."""
+    """Version of one of the demo's packages. Raises ImportError, naming the command that installs it, if absent."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError as error:
@@ -58,7 +65,9 @@ def draw(folder: pathlib.Path, size: int) -> None:
     examples = sorted(named_emoji(svgs), key=lambda example: hashlib.sha256(example["code"].encode()).digest())
     for example in tqdm(examples, desc=f"drawing emoji at {size} px", unit=" emoji"):
         # The system's fonts must not change a picture; OpenMoji needs none.
-        png = resvg.svg_to_bytes(svg_path=str(svgs[example["code"]]), background="white", width=size, height=size, skip_system_fonts=True)
+        png = resvg.svg_to_bytes(
+            svg_path=str(svgs[example["code"]]), background="white", width=size, height=size, skip_system_fonts=True
+        )
         example["image"] = without_alpha(png)
     write_arrayrecord(examples[:HELD_OUT], folder / "test")
     write_arrayrecord(examples[HELD_OUT:], folder / "train")
@@ -106,7 +115,7 @@ def without_selector(points: list[str]) -> list[str]:
 
 
 def plain_words(name: str) -> str:
-    """":woman_running_medium_skin_tone:" -> "woman running medium skin tone"."""
+    """ ":woman_running_medium_skin_tone:" -> "woman running medium skin tone"."""
     return " ".join(name.strip(":").replace("_", " ").split())
 
 

@@ -1,7 +1,8 @@
 """Transforms: one example in, one example out.
 
-A transform is a callable `transform(example: dict, rng: np.random.Generator) -> dict`, pure in both: all randomness comes from `rng`,
-and what it gives may be the changed example itself, which belongs to it, but never a changed array of the source.
+A transform is a callable `transform(example: dict, rng: np.random.Generator) -> dict`, pure in both: all randomness
+comes from `rng`, and what it gives may be the changed example itself, which belongs to it, but never a changed array of
+the source.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,8 @@ class Transform(Protocol):
 class Keep:
     """Drops every key but these.
 
-    keys: what stays; as a dict, new name -> old name. Old names reach into nested dicts with slashes: {"text": "captions/text"}.
+    keys: what stays; as a dict, new name -> old name. Old names reach into nested dicts with slashes: {"text":
+        "captions/text"}.
     """
 
     def __init__(self, keys: Sequence[str] | Mapping[str, str]):

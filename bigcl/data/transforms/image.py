@@ -12,25 +12,38 @@ from PIL import Image
 from bigcl.data.sources import Example
 
 Picture = UInt8[np.ndarray, "h w 3"]
-_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # naming them keeps Pillow from trying all of its fifty
 WHITE = (255, 255, 255)
 
 
 class DecodeImage:
-    """Encoded bytes of any common format, or an array that is already decoded -> uint8 [H, W, 3]; what is transparent becomes white."""
+    """Encoded bytes of any common format, or an array already decoded -> uint8 [H, W, 3]; transparent becomes white.
 
-    def __init__(self, key: str = "image"):
-        self.key = key
+    cache: the first so many different pictures are kept decoded in memory; for small data sets that are gone through
+        many times.
+    """
+
+    def __init__(self, key: str = "image", cache: int = 0):
+        self.key, self.cache = key, cache
+        self.decoded: dict[bytes, Picture] = {}
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         value = example[self.key]
         if isinstance(value, np.ndarray):
             image = Image.fromarray(value[..., 0] if value.ndim == 3 and value.shape[-1] == 1 else value)
-        else:
-            image = Image.open(io.BytesIO(value), formats=_FORMATS)
-        return {**example, self.key: np.asarray(opaque(image))}
+            return {**example, self.key: np.asarray(opaque(image))}
+        picture = self.decoded.get(value)
+        if picture is None:
+            picture = np.asarray(opaque(Image.open(io.BytesIO(value), formats=_FORMATS)))
+            if len(self.decoded) < self.cache:
+                self.decoded[value] = picture
+        return {**example, self.key: picture}
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -65,7 +78,12 @@ class Resize:
         return max(self.size, round(height * scale)), max(self.size, round(width * scale))
 
 
-def resize(image: Picture, size: tuple[int, int], method: Image.Resampling, box: tuple[float, float, float, float] | None = None) -> Picture:
+def resize(
+    image: Picture,
+    size: tuple[int, int],
+    method: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> Picture:
     """Resizes a picture, or the part of it inside `box` (left, top, right, bottom), to (height, width)."""
     if size == image.shape[:2] and box is None:
         return image
@@ -100,7 +118,9 @@ def margins(image: Picture, size: int, key: str) -> tuple[int, int]:
     """Rows and columns that a crop of this size leaves over."""
     height, width = image.shape[:2]
     if min(height, width) < size:
-        raise ValueError(f"{key!r}: a picture of {height} x {width} pixels cannot be cropped to {size}; resize it first")
+        raise ValueError(
+            f"{key!r}: a picture of {height} x {width} pixels cannot be cropped to {size}; resize it first"
+        )
     return height - size, width - size
 
 
@@ -110,7 +130,7 @@ def crop(image: Picture, top: int, left: int, size: int) -> Picture:
 
 
 class RandomResizedCrop:
-    """A random part of the picture, resized to a square (Szegedy et al. 2015, "Going deeper with convolutions", section 6).
+    """A random part of the picture, resized to a square (Szegedy et al. 2015, "Going deeper with convolutions", 6).
 
     scale: range of the part's area, as a share of the picture's.
     ratio: range of its width over height, drawn evenly in the logarithm.
@@ -124,19 +144,25 @@ class RandomResizedCrop:
         method: Filter = "bicubic",
         key: str = "image",
     ):
-        self.size, self.scale, self.method, self.key = size, tuple(scale), _FILTERS[method], key
-        self.log_ratio = tuple(map(math.log, ratio))
+        self.size, self.scale, self.method, self.key = size, pair(scale), _FILTERS[method], key
+        self.log_ratio = pair([math.log(r) for r in ratio])
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example[self.key]
         height, width = image.shape[:2]
         area = height * width * rng.uniform(*self.scale)
         root_ratio = math.exp(rng.uniform(*self.log_ratio) / 2)
-        # A part that would stick out is as long as the picture: no rejection, so the cost of an example does not depend on luck.
+        # A part that would stick out is cut to the picture, not drawn again: the cost of an example must not be luck.
         box_width, box_height = min(width, math.sqrt(area) * root_ratio), min(height, math.sqrt(area) / root_ratio)
         left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)
         box = (left, top, min(width, left + box_width), min(height, top + box_height))
         return {**example, self.key: resize(image, (self.size, self.size), self.method, box)}
+
+
+def pair(values: Sequence[float]) -> tuple[float, float]:
+    """The two ends of a range."""
+    low, high = values
+    return low, high
 
 
 class RandomFlip:
@@ -150,7 +176,7 @@ class RandomFlip:
 
 
 class Shift:
-    """Moves the picture by up to `pixels` in each direction; what comes into view has the value `fill`. Two slices, no resampling."""
+    """Moves the picture by up to `pixels` in each direction; what comes into view has the value `fill`."""
 
     def __init__(self, pixels: int, fill: int = 255, key: str = "image"):
         self.pixels, self.fill, self.key = pixels, fill, key
@@ -177,14 +203,23 @@ class RandomAffine:
     """
 
     def __init__(self, degrees: float = 0.0, scale: Sequence[float] = (1.0, 1.0), key: str = "image"):
-        self.degrees, self.scale, self.key = degrees, tuple(scale), key
+        self.degrees, self.scale, self.key = degrees, pair(scale), key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = example[self.key]
         angle, factor = math.radians(rng.uniform(-self.degrees, self.degrees)), rng.uniform(*self.scale)
         cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
         x, y = image.shape[1] / 2, image.shape[0] / 2
-        inverse = (cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y)  # Pillow asks where each new pixel comes from
+        inverse = (
+            cos,
+            sin,
+            x - cos * x - sin * y,
+            -sin,
+            cos,
+            y + sin * x - cos * y,
+        )  # Pillow asks where each new pixel comes from
         picture = Image.fromarray(image)
-        moved = picture.transform(picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=WHITE)
+        moved = picture.transform(
+            picture.size, Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR, fillcolor=WHITE
+        )
         return {**example, self.key: np.asarray(moved)}

@@ -15,8 +15,8 @@ class ChooseText:
     """Picks one of several texts.
 
     key: a dict of texts by name, or a list of texts.
-    weights: how often each name of the dict is picked, in proportion; the weight of "*" is shared by all names that are not listed.
-        Names that the example lacks are left out. None: every text equally often.
+    weights: how often each name of the dict is picked, in proportion; the weight of "*" is shared by all names that are
+        not listed. Names that the example lacks are left out. None: every text equally often.
     """
 
     def __init__(self, key: str = "text", out: str = "text", weights: Mapping[str, float] | None = None):
@@ -56,7 +56,10 @@ class WordDropout:
             return example
         draws = rng.random(len(words))
         threshold = min(self.rate, draws.max())
-        return {**example, self.key: " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= threshold)}
+        return {
+            **example,
+            self.key: " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= threshold),
+        }
 
 
 class Tokenize:

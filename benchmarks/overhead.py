@@ -1,0 +1,79 @@
+"""What the trainer's loop costs beside the compiled step: `python benchmarks/overhead.py [--config configs/emoji.py] [--steps 200]`.
+
+The bare step is the same compiled program called on the same batch in a plain Python loop; the trainer adds the input pipeline, transfers, hooks and logging. Both run
+alternately in one process, and the medians are compared. One JSON line to standard output.
+"""
+
+from bigcl import host
+
+if __name__ == "__main__":
+    host.prepare()
+
+import argparse
+import json
+import pathlib
+import runpy
+import statistics
+import tempfile
+import time
+
+import jax
+
+from bigcl.config import plain
+from bigcl.data.feed import Feed
+from bigcl.experiment import Experiment
+from bigcl.hooks import Meter, WriteMetrics
+from bigcl.log import Log
+from bigcl.mesh import batch_sharding
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/emoji.py")
+    parser.add_argument("--argument", default=None, help="the config's own argument")
+    parser.add_argument("--steps", type=int, default=30, help="steps in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    host.configure_jax()
+    config = plain(runpy.run_path(args.config)["get_config"](args.argument))
+    config["evals"] = {}
+    config["train"]["steps"] = args.steps * args.rounds
+    experiment = Experiment(**config)
+    step = experiment.compile_step()
+    state = experiment.init()
+    feed = Feed(experiment.loader.batches(0), batch_sharding(experiment.mesh))
+    fixed = next(feed)
+    bare, loop = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        write = WriteMetrics(experiment, Log(pathlib.Path(folder), steps=args.steps * args.rounds), Meter(experiment, feed, 0))
+        for round in range(args.rounds):
+            start = time.perf_counter()
+            for _ in range(args.steps):
+                state, metrics = step(state, fixed)
+            jax.block_until_ready(state)
+            bare.append((time.perf_counter() - start) / args.steps)
+            start = time.perf_counter()
+            for i in range(args.steps):
+                with jax.transfer_guard("disallow"):
+                    state, metrics = step(state, next(feed))
+                if (i + 1) % write.every == 0:
+                    write(round * args.steps + i + 1, state, metrics)
+            jax.block_until_ready(state)
+            loop.append((time.perf_counter() - start) / args.steps)
+    feed.close()
+    result = {
+        "benchmark": "overhead",
+        "config": args.config,
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "jax": jax.__version__,
+        "bare_ms": 1e3 * statistics.median(bare),
+        "loop_ms": 1e3 * statistics.median(loop),
+        "overhead": statistics.median(b / a for a, b in zip(bare, loop, strict=True)) - 1,
+        "input_wait_fraction": feed.waited / sum(loop) / args.steps,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Data sets of TensorFlow Datasets, read without TensorFlow."""
+
+import importlib
+
+from bigcl.data.sources import Example
+
+
+class TFDS:
+    """A split of a data set that TFDS has prepared in the ArrayRecord format. Nothing is downloaded here.
+
+    name: as TFDS spells it, "coco_captions" or "my_data/config:1.0.0".
+    split: "train", or a part of one: "train[:90%]".
+    data_dir: where TFDS keeps its data; None for its own default (`$TFDS_DATA_DIR`, or ~/tensorflow_datasets).
+    """
+
+    def __init__(self, name: str, split: str = "train", data_dir: str | None = None):
+        self.name = f"tfds {name} {split}"
+        try:
+            tfds = importlib.import_module("tensorflow_datasets")
+        except ImportError as error:
+            raise ImportError(
+                f"source {self.name}: needs the package tensorflow-datasets: pip install tensorflow-datasets"
+            ) from error
+        try:
+            self.records = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+        except (
+            AssertionError,
+            FileNotFoundError,
+            ImportError,
+            NotImplementedError,
+            tfds.core.DatasetNotFoundError,
+        ) as error:
+            where = f" in {data_dir}" if data_dir else ""
+            option = f" --data_dir={data_dir}" if data_dir else ""
+            raise FileNotFoundError(
+                f"source {self.name}: not readable{where} ({str(error).splitlines()[0]}); "
+                f"prepare it with: tfds build {name} --file_format=array_record{option}"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        return dict(self.records[int(index)])

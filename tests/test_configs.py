@@ -1,0 +1,77 @@
+"""Every config: its docstring, its resolved values as golden text, and its smoke form trained from end to end."""
+
+import importlib.util
+import os
+import pathlib
+
+import pytest
+
+from bigcl.config import parse_arg, plain
+from bigcl.experiment import Experiment
+from bigcl.registry import ConfigError
+from bigcl.train import run
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(p for p in (ROOT / "configs").glob("**/*.py") if p.stem not in ("base", "__init__"))
+GOLDEN = ROOT / "tests" / "golden_configs"
+IDS = [str(p.relative_to(ROOT / "configs").with_suffix("")) for p in CONFIGS]
+
+
+def load(path: pathlib.Path):
+    """A config file as a module, the way the command loads it."""
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def flat(value, where="") -> list[str]:
+    """A config as lines `path = value`, so that a changed default shows as one line of a diff."""
+    if isinstance(value, dict) and value:
+        return [line for k, v in value.items() for line in flat(v, f"{where}.{k}" if where else k)]
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return [line for i, v in enumerate(value) for line in flat(v, f"{where}[{i}]")]
+    return [f"{where} = {value!r}"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_says_how_it_is_run(path):
+    assert f"python -m bigcl.train --config {path.relative_to(ROOT)}" in load(path).__doc__
+    assert "smoke" in load(path).get_config.__doc__
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_resolves_to_its_golden_text(path):
+    """`UPDATE_GOLDEN=1 pytest tests/test_configs.py` accepts a change."""
+    golden = GOLDEN / path.relative_to(ROOT / "configs").with_suffix(".txt")
+    text = "\n".join(flat(plain(load(path).get_config()))) + "\n"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_text(text)
+    assert golden.read_text() == text, "a resolved config changed; if that is meant: UPDATE_GOLDEN=1 pytest tests/test_configs.py"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_default_config_is_valid(path):
+    Experiment.check(plain(load(path).get_config()))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=IDS)
+def test_smoke_form_trains(path, tmp_path, capsys):
+    config = plain(load(path).get_config("smoke"))
+    run(config, tmp_path)
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert f'"step": {config["train"]["steps"]}' in rows[-1]
+    run(config, tmp_path)
+    assert "is finished" in capsys.readouterr().out
+
+
+def test_unknown_argument_names_the_nearest():
+    with pytest.raises(ConfigError, match="'smok': unknown; did you mean 'smoke'"):
+        load(ROOT / "configs" / "emoji.py").get_config("smok")
+
+
+def test_arguments_reach_the_config():
+    config = load(ROOT / "configs" / "siglip.py").get_config("size=L/16,batch=1024")
+    assert (config.task.towers.image.variant, config.train.batch, config.task.towers.text.variant) == ("L/16", 1024, "SigLIP-L")
+    assert parse_arg("a=2", a=1).a == 2
