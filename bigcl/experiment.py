@@ -32,6 +32,7 @@ class TrainOptions:
 
     steps, batch: length of the run, and examples in each global batch.
     dtype: what towers compute in; "auto" is bfloat16, and float32 on CPU, which has no faster type. Parameters are float32.
+    ema: decay of a moving average of the weights, which is then what is evaluated; None for none.
     log_every: steps between rows of `metrics.jsonl`.
     max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.
     """
@@ -39,6 +40,7 @@ class TrainOptions:
     steps: int
     batch: int
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    ema: float | None = None
     log_every: int = 10
     max_skipped: int = 10
 
@@ -108,8 +110,8 @@ class Experiment:
         abstract: Task = nnx.eval_shape(lambda: self.build_task(rngs=nnx.Rngs(seed)))
         self.skeleton = Skeleton(abstract)
         shapes = self.skeleton.split(abstract)[0]
-        self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch=self.train.batch, **optim)
-        self.notes = [*abstract.describe(), *self.optimizer.describe()]
+        self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch_size=self.train.batch, **optim)
+        self.notes = [*abstract.describe(), *self.optimizer.notes]
         self.state_shapes = self.with_placement(jax.eval_shape(self.new_state), place(shapes, self.mesh, mesh.get("rules")))
         self.evaluators = {k: registry.build("evaluator", v, tokenizer=self.tokenizer, mesh=self.mesh) for k, v in evals.items()}
         self.eval_every = {k: v.get("every", 0) for k, v in evals.items()}
@@ -137,7 +139,7 @@ class Experiment:
     def new_state(self) -> TrainState:
         """A fresh state, where the default device is; used under `jit`."""
         task = self.build_task(rngs=nnx.Rngs(self.seed))
-        return init_state(task, self.skeleton, self.optimizer.tx, self.optimizer.trainable, ema=self.optimizer.ema is not None, seed=self.seed)
+        return init_state(task, self.skeleton, self.optimizer.tx, self.optimizer.trainable, ema=self.train.ema is not None, seed=self.seed)
 
     def init(self) -> TrainState:
         """A fresh state, created in its place on the mesh."""
@@ -167,7 +169,7 @@ class Experiment:
 
     def compile_step(self) -> Callable[..., Any]:
         """The training step, compiled for these shapes; other shapes are an error, never a silent recompilation."""
-        step = make_step(self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.optimizer.ema)
+        step = make_step(self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema)
         shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))

@@ -186,10 +186,10 @@ def number(value: Any, what: str) -> float:
 def derived(optimizer: Part, schedule: Part, steps: int, batch_size: int) -> list[str]:
     """The defaults that this run's size decided."""
     lines = []
-    if "b2" not in optimizer and takes("optimizer", optimizer, "batch_size"):
+    if optimizer.get("b2") is None and takes("optimizer", optimizer, "batch_size"):
         rule = "0.999 below a batch of 4096, 0.98 to 16384, 0.95 above"
         lines.append(f"optim.optimizer.b2 = {optimizers.default_b2(batch_size)} ({rule}; this one is {batch_size})")
-    if "warmup" not in schedule and takes("schedule", schedule, "warmup"):
+    if schedule.get("warmup") is None and takes("schedule", schedule, "warmup"):
         lines.append(
             f"optim.schedule.warmup = {schedules.default_warmup(steps)} steps (a tenth of {steps}, 10000 at most)"
         )

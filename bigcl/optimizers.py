@@ -6,12 +6,15 @@ such as "bfloat16".
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import jax.numpy as jnp
 import optax
 import optax.contrib
 from jaxtyping import Array
 from optax.contrib import MuonDimensionNumbers
+
+Momentum = Literal["float32", "bfloat16"]
 
 EMBEDDINGS = frozenset({"embed", "position", "cls", "registers", "probe"})
 """Names of what is looked up or learned as a token. Patch embeddings count: they are the first layer."""
@@ -28,24 +31,25 @@ value) lie separate matrices."""
 def default_b2(batch: int) -> float:
     """Adam's decay of the second moment by global batch: Adam's own default; from 4,096 CLIP's for ViTs (Radford et al.
     2021); above 16,384 the one with which SigLIP steadies large batches (Zhai et al. 2023). The limits are a rule of
-    thumb.""" return 0.999 if batch < 4096 else 0.98 if batch <= 16_384 else 0.95
+    thumb."""
+    return 0.999 if batch < 4096 else 0.98 if batch <= 16_384 else 0.95
 
 
 def adamw(
-    *, b1: float = 0.9, b2: float | None = None, eps: float = 1e-8, mu_dtype: str | None = None, batch_size: int
+    *, b1: float = 0.9, b2: float | None = None, eps: float = 1e-8, mu_dtype: Momentum | None = None, batch_size: int
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015; with decoupled decay AdamW, Loshchilov and Hutter 2019). `b2` None: `default_b2`."""
     return optax.scale_by_adam(b1, default_b2(batch_size) if b2 is None else b2, eps, mu_dtype=mu_dtype)
 
 
-def lion(*, b1: float = 0.9, b2: float = 0.99, mu_dtype: str | None = None) -> optax.GradientTransformation:
+def lion(*, b1: float = 0.9, b2: float = 0.99, mu_dtype: Momentum | None = None) -> optax.GradientTransformation:
     """Sign of an interpolated momentum (Chen et al. 2023). It takes 3 to 10 times less learning rate than AdamW, and as
     many times more weight decay."""
     return optax.scale_by_lion(b1, b2, mu_dtype=mu_dtype)
 
 
 def adafactor(
-    *, b1: float = 0.9, b2_cap: float = 0.999, mu_dtype: str | None = "bfloat16", min_factored: int = 32
+    *, b1: float = 0.9, b2_cap: float = 0.999, mu_dtype: Momentum | None = "bfloat16", min_factored: int = 32
 ) -> optax.GradientTransformation:
     """Adafactor (Shazeer and Stern 2018) as Zhai et al. 2022 changed it for vision transformers: a learning rate like
     Adam's, the first moment in half precision, the decay of the second moment capped at `b2_cap`. Second moments are
@@ -60,7 +64,9 @@ def adafactor(
     )
 
 
-def sgd(*, momentum: float = 0.9, nesterov: bool = False, mu_dtype: str | None = None) -> optax.GradientTransformation:
+def sgd(
+    *, momentum: float = 0.9, nesterov: bool = False, mu_dtype: Momentum | None = None
+) -> optax.GradientTransformation:
     """Gradient descent with momentum (Sutskever et al. 2013)."""
     return optax.trace(momentum, nesterov, accumulator_dtype=mu_dtype)
 
@@ -74,7 +80,7 @@ def muon(
     b1: float = 0.9,
     b2: float | None = None,
     eps: float = 1e-8,
-    mu_dtype: str | None = None,
+    mu_dtype: Momentum | None = None,
     batch_size: int,
 ) -> optax.GradientTransformation:
     """Orthogonalised momentum for matrices (Jordan et al. 2024); NAdam (Dozat 2016) with `b1`, `b2`, `eps` for

@@ -27,7 +27,7 @@ HOLDER_KEYS: dict[str, dict[str, Any]] = {
 }
 """Keys of a part that are read by whoever holds the part, not by its constructor."""
 
-INJECTED = frozenset({"rngs", "dtype", "mesh", "tokenizer", "vocab", "batch_size", "batch", "steps", "shapes"})
+INJECTED = frozenset({"rngs", "dtype", "mesh", "tokenizer", "vocab", "batch_size", "steps", "params"})
 """Parameters that the program itself supplies, through the context of `build`."""
 
 REGISTRIES: dict[str, dict[str, str]] = {

@@ -58,9 +58,8 @@ def rsqrt(
 
 
 def wsd(*, steps: int, warmup: int | float | None = None, cooldown: int | float = 0.2) -> Schedule:
-    """Warm-up, stable, decay: the peak until `cooldown` steps before the end, then 1 - sqrt(done share of the
-    cooldown).
-        Hu et al. 2024; the form and length of the cooldown are those that Hägele et al. 2024 found best.
+    """Warm-up, stable, decay (Hu et al. 2024): the peak until `cooldown` steps before the end, then 1 - sqrt(share of
+    the cooldown that is done), the form and length that Hägele et al. 2024 found best.
     """
     warm, cool = lengths(warmup, cooldown, steps)
     return lambda step: rise(step, warm) * (1 - jnp.sqrt(progress(step, steps - cool, steps)))

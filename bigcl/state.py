@@ -105,7 +105,7 @@ def make_step(
             return value, (metrics, skeleton.split(task)[1])
 
         (value, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         task = skeleton.merge({**frozen, **optax.apply_updates(trained, updates)}, extra)
         task.after_update()

@@ -20,7 +20,7 @@ def get_config(arg=None):
 
     c = ConfigDict()
     c.seed = 0
-    c.train = {"steps": 600, "batch": 256}
+    c.train = {"steps": 600, "batch": 256, "ema": 0.98}
     c.data = {"source": train, "transforms": [*decode, {"kind": "shift", "pixels": 3}, *tokenize]}
     c.tokenizer = {"kind": "bpe", "source": train, "vocab_size": 2048}
     c.task = {
@@ -31,7 +31,7 @@ def get_config(arg=None):
         },
         "losses": [{"kind": "infonce", "of": ["image", "text"]}],
     }
-    c.optim = {"optimizer": {"kind": "muon"}, "lr": 1e-2, "weight_decay": 0.3, "ema": 0.98}
+    c.optim = {"optimizer": {"kind": "muon"}, "lr": 1e-2, "weight_decay": 0.3}
     c.evals = {
         "retrieval": {"kind": "retrieval", "source": test, "transforms": [*decode, *tokenize], "query": "text", "item": "image"},
         "zero_shot": {

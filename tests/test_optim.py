@@ -258,6 +258,7 @@ def test_ema_update():
         ({"optimizer": {"kind": "adam"}}, "did you mean 'adamw'"),
         ({"optimizer": {"kind": "lion", "b_2": 0.9}}, "did you mean 'b2'"),
         ({"optimizer": {"kind": "sgd", "momentum": "much"}}, "momentum: expected"),
+        ({"optimizer": {"kind": "adamw", "mu_dtype": "bf16"}}, "mu_dtype: expected"),
     ],
 )
 def test_errors_name_what_is_wrong(options, words):

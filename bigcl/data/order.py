@@ -8,7 +8,9 @@ from jaxtyping import Int64, UInt64
 _MASK = 2**64 - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_STRIDE = 0xD1B54A32D192ED03  # between the hashes of two rounds: far, so that no two rounds share inputs
 _ROUNDS = 8
+_LEAST_BITS = 6  # a network over fewer would not mix; tiny sources walk further instead
 
 
 def permute(position: Int64[np.ndarray, "*n"], size: int, seed: int) -> Int64[np.ndarray, "*n"]:
@@ -23,7 +25,7 @@ def permute(position: Int64[np.ndarray, "*n"], size: int, seed: int) -> Int64[np
     if size < 1:
         raise ValueError(f"cannot order a source of {size} examples")
     flat = position.ravel()
-    bits = max(2, (size - 1).bit_length())
+    bits = max(_LEAST_BITS, (size - 1).bit_length())
     keys = _mix((flat // size).astype(np.uint64) ^ _mix(np.array([seed & _MASK], np.uint64)))
     index = _feistel((flat % size).astype(np.uint64), keys, bits)
     outside = np.flatnonzero(index >= size)
@@ -58,6 +60,6 @@ def _feistel(x: UInt64[np.ndarray, " n"], keys: UInt64[np.ndarray, " n"], bits: 
     low_mask, high_mask = np.uint64((1 << low_bits) - 1), np.uint64((1 << (bits - low_bits)) - 1)
     low, high = x & low_mask, x >> np.uint64(low_bits)
     for turn in range(0, _ROUNDS, 2):
-        low = low ^ (_mix(high + keys + np.uint64(turn)) & low_mask)
-        high = high ^ (_mix(low + keys + np.uint64(turn + 1)) & high_mask)
+        low = low ^ (_mix(high + keys + np.uint64(turn * _STRIDE & _MASK)) & low_mask)
+        high = high ^ (_mix(low + keys + np.uint64((turn + 1) * _STRIDE & _MASK)) & high_mask)
     return (high << np.uint64(low_bits)) | low

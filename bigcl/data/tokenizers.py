@@ -48,6 +48,7 @@ class TokenizersJSON:
         self.pad_id = padding.get("pad_id", 0) if pad_id is None else pad_id
         self.model.no_padding()
         self.model.no_truncation()
+        self.model.encode_special_tokens = True  # a text that spells a mark does not get the mark
         marked = self.model.encode("a")
         special = np.array(marked.special_tokens_mask, bool)
         before, after = (0, 0) if special.all() else (int(np.argmin(special)), int(np.argmin(special[::-1])))
@@ -66,6 +67,10 @@ class TokenizersJSON:
         result = np.full(length, self.pad_id, np.int32)
         result[: len(ids)] = ids
         return result
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.model.encode_special_tokens = True  # the library's own state leaves it out
 
     def save(self, path: str | pathlib.Path) -> None:
         """Writes the tokenizer as a file that this class reads, marks and padding included."""
@@ -105,9 +110,8 @@ def train_bpe(texts: Iterator[str], vocab_size: int) -> hf.Tokenizer:
     """Trains byte-level BPE; the order of the texts does not matter, only their counts."""
     model = hf.Tokenizer(hf.models.BPE())
     model.normalizer = hf.normalizers.Sequence([hf.normalizers.NFKC(), hf.normalizers.Lowercase()])
-    model.pre_tokenizer = hf.pre_tokenizers.ByteLevel(
-        add_prefix_space=True
-    )  # a word is the same token at the start of a text
+    # With a space before it, a word is the same token at the start of a text as later.
+    model.pre_tokenizer = hf.pre_tokenizers.ByteLevel(add_prefix_space=True)
     model.decoder = hf.decoders.ByteLevel()
     trainer = hf.trainers.BpeTrainer(
         vocab_size=vocab_size - 1,

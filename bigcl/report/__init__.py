@@ -5,7 +5,35 @@
 The page needs no network and no other file. What has no data is left out.
 """
 
+import pathlib
+
 from bigcl.report.gallery import Gallery, load_gallery, save_gallery
-from bigcl.report.page import build_report
 
 __all__ = ["Gallery", "build_report", "load_gallery", "save_gallery"]
+
+
+def build_report(workdir: pathlib.Path, gallery: Gallery | None = None) -> pathlib.Path:
+    """Writes `workdir/report.html` from `config.json` and `metrics.jsonl`, and returns its path.
+
+    Args:
+        gallery: what the retrieval evaluator saw; by default `workdir/gallery.npz` if there is one.
+
+    Raises:
+        FileNotFoundError: `workdir` has no `config.json`.
+        ValueError: one of the files is broken; the message names it.
+        ImportError: a package of the `report` extra is missing; the message names both.
+    """
+    try:
+        from bigcl.report.page import render
+        from bigcl.report.run import Run
+
+        run, stored = Run.read(workdir), workdir / "gallery.npz"
+        if gallery is None and stored.exists():
+            gallery = load_gallery(stored)
+        page = render(run, gallery)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the report needs {error.name}: pip install 'bigcl[report]'") from error
+    target = workdir / "report.html"
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(page, encoding="utf-8")
+    return partial.replace(target)

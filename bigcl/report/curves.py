@@ -8,7 +8,8 @@ from markupsafe import Markup
 from bigcl.report.figures import Line, line_chart
 from bigcl.report.run import Run, is_share, percent, percent_tick, short, words
 
-CURVES: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (  # metric, title, form of its values, whether the axis starts at 0
+# Metric, title, form of its values, whether the axis starts at 0.
+CURVES: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("loss", "Loss", short, False),
     ("temperature", "Temperature", short, False),
     ("learning_rate", "Learning rate", short, True),
@@ -35,7 +36,8 @@ def training_charts(run: Run) -> list[Chart]:
         steps, values = run.series(key)
         if len(steps) > 1:
             line = Line(steps, values, smooth=key not in ("learning_rate", "temperature"))
-            charts.append(Chart(title, form(values[-1]), line_chart([line], label=f"{title} over steps", form=tick(form), zero=zero)))
+            figure = line_chart([line], label=f"{title} over steps", form=tick(form), zero=zero)
+            charts.append(Chart(title, form(float(values[-1])), figure))
     return charts
 
 
@@ -49,11 +51,10 @@ def evaluation_charts(run: Run) -> list[Chart]:
     for family, keys in families.items():
         title = " · ".join(words(part) for part in family.removeprefix("eval/").split("/"))
         form = percent if is_share(family) else short
-        named = len(keys) > 1
-        lines = [
-            Line(*run.series(key), name=f"@{key.partition('@')[2]}" if named else "", tone=f"{tone(family)} {SHADES[min(i, 2)]}")
-            for i, key in enumerate(keys)
-        ]
+        lines = []
+        for key, shade in zip(keys, [*SHADES, *[SHADES[-1]] * len(keys)], strict=False):
+            name = f"@{key.partition('@')[2]}" if len(keys) > 1 else ""
+            lines.append(Line(*run.series(key), name=name, tone=f"{tone(family)} {shade}"))
         figure = line_chart(lines, label=f"{title} over steps", form=tick(form), zero=is_share(family))
         charts.append(Chart(title, form(float(lines[0].y[-1])), figure))
     return charts

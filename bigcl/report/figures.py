@@ -1,7 +1,11 @@
-"""The drawings of a report: line charts, the similarity heat map, the map of the joint space. Colours come from the page's style."""
+"""The drawings of a report: line charts, the similarity heat map, the map of the joint space.
+
+Colours are names of the page's style, so that they follow its light and dark form.
+"""
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,7 +21,12 @@ COLOURS = 10  # group colours of the style; further groups share the last
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One line of a chart. `tone` names a colour of the style; `smooth` draws the points faint behind a smoothed line."""
+    """One line of a chart.
+
+    tone: a colour of the style.
+    smooth: whether the points stand faint behind a smoothed line.
+    fill: whether the area below is tinted.
+    """
 
     x: Float[np.ndarray, "t"]
     y: Float[np.ndarray, "t"]
@@ -41,42 +50,46 @@ def line_chart(
     *,
     label: str,
     form: Callable[[float], str] = short,
-    form_x: Callable[[float], str] = short,
     zero: bool = False,
     axis: str = "step",
 ) -> Markup:
-    """A chart of 340 x 190 units with two light axes. Lines are named at their end; spikes of noise may leave the frame.
+    """A chart of 340 x 190 units. Lines are named at their end; spikes of noise are cut at the frame.
 
     label: what the chart shows, for those who hear the page.
     zero: whether the vertical axis must reach down to 0.
     """
     left, top, bottom, width, height = 44, 10, 160, 340, 190
-    right = width - (10 if not any(line.name for line in lines) else 16 + 6.2 * max(len(line.name) for line in lines))
+    longest = max(len(line.name) for line in lines)
+    right = width - (16 + 6.2 * longest if longest else 10)
     shown = [smoothed(line.y) if line.smooth else line.y for line in lines]
-    x_low, x_high = min(line.x.min() for line in lines), max(line.x.max() for line in lines)
-    x_low = 0 if 0 < x_low < x_high / 6 else x_low
+    x_low, x_high = float(min(line.x.min() for line in lines)), float(max(line.x.max() for line in lines))
+    x_low = 0.0 if 0 < x_low < x_high / 6 else x_low
     y_low, y_high = frame(lines, shown, zero)
-    xs = [left + (line.x - x_low) / max(x_high - x_low, 1e-9) * (right - left) for line in lines]
 
-    def at(y: np.ndarray) -> np.ndarray:
+    def across(x: Any) -> Any:
+        return left + (x - x_low) / max(x_high - x_low, 1e-9) * (right - left)
+
+    def down(y: Any) -> Any:
         return np.clip(bottom - (y - y_low) / (y_high - y_low) * (bottom - top), top - 4, bottom + 4)
 
-    marks = [tag("line", x1=left, x2=right, y1=float(at(t)), y2=float(at(t)), class_="grid") for t in ticks(y_low, y_high, 4)]
-    marks += [tag("text", form(t), x=left - 7, y=float(at(t)) + 3.5, class_="tick", text_anchor="end") for t in ticks(y_low, y_high, 4)]
+    marks = [tag("text", axis, x=right, y=height - 1, text_anchor="end")]
+    for t in ticks(y_low, y_high, 4):
+        marks.append(tag("line", x1=left, x2=right, y1=down(t), y2=down(t), class_="grid"))
+        marks.append(tag("text", form(t), x=left - 7, y=down(t) + 3.5, text_anchor="end"))
     for t in ticks(x_low, x_high, 5) if x_high > x_low else []:
-        x = left + (t - x_low) / (x_high - x_low) * (right - left)
-        marks.append(tag("text", form_x(t), x=x, y=bottom + 16, class_="tick", text_anchor="middle"))
-    marks.append(tag("text", axis, x=right, y=height - 1, class_="tick axis", text_anchor="end"))
-    for line, y, x in zip(lines, shown, xs, strict=True):
+        marks.append(tag("text", short(t), x=across(t), y=bottom + 16, text_anchor="middle"))
+    for line, y in zip(lines, shown, strict=True):
+        few = np.linspace(0, len(y) - 1, min(len(y), 600)).astype(int)  # a chart has no room for more
+        x, drawn = across(line.x[few]), down(y[few])
         if line.fill:
-            area = path(np.array([x[0], *x, x[-1]]), np.array([bottom, *at(y), bottom]))
+            area = path(np.array([x[0], *x, x[-1]]), np.array([bottom, *drawn, bottom]))
             marks.append(tag("path", d=area, class_=f"area {line.tone}"))
         if line.smooth:
-            marks.append(tag("path", d=path(x, at(line.y)), class_=f"raw {line.tone}"))
-        marks.append(tag("path", d=path(x, at(y)), class_=f"line {line.tone}"))
-    ends = apart([float(at(y)[-1]) for y in shown], 12, top, bottom)
-    for line, y, x in zip(lines, ends, xs, strict=True):
-        marks.append(tag("text", line.name, x=float(x[-1]) + 7, y=y + 3.5, class_=f"name {line.tone}") if line.name else "")
+            marks.append(tag("path", d=path(x, down(line.y[few])), class_=f"raw {line.tone}"))
+        marks.append(tag("path", d=path(x, drawn), class_=f"line {line.tone}"))
+    named = [(line, y) for line, y in zip(lines, shown, strict=True) if line.name]
+    for (line, _), end in zip(named, apart([down(y[-1]) for _, y in named], 12, bottom), strict=True):
+        marks.append(tag("text", line.name, x=across(line.x[-1]) + 7, y=end + 3.5, class_=f"name {line.tone}"))
     return tag("svg", *marks, viewBox=f"0 0 {width} {height}", class_="chart", role="img", aria_label=label)
 
 
@@ -89,19 +102,14 @@ def frame(lines: Sequence[Line], shown: Sequence[np.ndarray], zero: bool) -> tup
     return low - (0 if zero and low == 0 else air), high + air
 
 
-def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places of labels, moved until neighbours are `gap` apart, kept between `low` and `high` as far as they fit."""
+def apart(places: Sequence[float], gap: float, most: float) -> list[float]:
+    """Places of labels, moved until neighbours are `gap` apart and none is beyond `most`."""
     order = np.argsort(places, kind="stable")
     moved = np.array(places, float)[order]
     for i in range(1, len(moved)):
         moved[i] = max(moved[i], moved[i - 1] + gap)
-    moved -= max(0.0, float(moved[-1]) - high)
-    for i in range(len(moved) - 2, -1, -1):
-        moved[i] = min(moved[i], moved[i + 1] - gap)
-    moved += max(0.0, low - float(moved[0]))
-    result = np.empty_like(moved)
-    result[order] = moved
-    return [float(y) for y in result]
+    moved = np.minimum(moved, most - gap * np.arange(len(moved))[::-1])
+    return [float(y) for y in moved[np.argsort(order)]]
 
 
 def heat_map(gallery: Gallery, thumbnails: Thumbnails, count: int = 24) -> tuple[Markup, float, float]:
@@ -112,24 +120,26 @@ def heat_map(gallery: Gallery, thumbnails: Thumbnails, count: int = 24) -> tuple
     every = np.arange(len(gallery))
     chosen = sorted(spread(every, gallery.groups, count), key=lambda i: (gallery.groups[i] or "~", i))
     cosine = gallery.images[chosen] @ gallery.texts[chosen].T
+    names, captions = gallery.names, [gallery.captions[i] for i in chosen]
     low, high = float(cosine.min()), float(cosine.max())
     cell, left, top = 30, 38, 160
     side = cell * len(chosen)
     marks = []
     for row, i in enumerate(chosen):
-        y = top + row * cell
-        marks.append(tag("rect", x=1, y=y + 1, width=cell - 2, height=cell - 2, rx=4, class_="paper"))
-        marks.append(thumbnails.show(i, 2, y + 2, cell - 4))
+        y = top + row * cell + 1
+        marks.append(tag("rect", x=1, y=y, width=cell - 2, height=cell - 2, rx=4, class_="paper"))
+        marks.append(thumbnails.show(i, 2, y + 1, cell - 4))
         at = f"translate({left + row * cell + cell / 2 + 3:.1f} {top - 8}) rotate(-58)"
-        marks.append(tag("text", clip(gallery.captions[i], 24), class_="label", transform=at))
-        for column, j in enumerate(chosen):
+        marks.append(tag("text", clip(captions[row], 24), class_="label", transform=at))
+        for column in range(len(chosen)):
             value = float(cosine[row, column])
-            title = tag("title", f"{gallery.names[0]}: {gallery.captions[i]}\n{gallery.names[1]}: {gallery.captions[j]}\ncosine {value:.2f}")
-            heat = f"{(value - low) / max(high - low, 1e-9):.2f}"
-            place = {"x": left + column * cell + 1, "y": y + 1, "width": cell - 2, "height": cell - 2, "rx": 3}
-            marks.append(tag("rect", title, **place, fill_opacity=heat, class_="cell right" if row == column else "cell"))
+            said = f"{names[0]}: {captions[row]}\n{names[1]}: {captions[column]}\ncosine {value:.2f}"
+            look = {"fill_opacity": f"{(value - low) / max(high - low, 1e-9):.2f}"}
+            look["class_"] = "cell right" if row == column else "cell"
+            x = left + column * cell + 1
+            marks.append(tag("rect", tag("title", said), x=x, y=y, width=cell - 2, height=cell - 2, rx=3, **look))
     view = f"0 0 {left + side + 84} {top + side + 2}"
-    label = f"Cosine similarity of {len(chosen)} {gallery.names[1]}s and {gallery.names[0]}s"
+    label = f"Cosine similarity of {len(chosen)} {names[1]}s and {names[0]}s"
     return tag("svg", *marks, viewBox=view, class_="heat", role="img", aria_label=label), low, high
 
 
@@ -148,43 +158,44 @@ class JointMap:
 
 
 def joint_map(gallery: Gallery, thumbnails: Thumbnails, most: int = 400) -> JointMap:
-    """Both sides of up to `most` pairs in the plane: pictures as coins, texts as dots, a line between the two of a pair."""
+    """Both sides of up to `most` pairs in the plane: pictures as coins, texts as dots, a line between a pair's two."""
     every = np.linspace(0, len(gallery) - 1, min(most, len(gallery))).round().astype(int)
-    size = 30.0
+    size, air = 30.0, 17.0
     points = plane(gallery.images[every], gallery.texts[every]) * [1030, 710]
     points = push_apart(points, np.repeat([size / 2, 3.5], len(every)))
-    points -= points.min(axis=0) - size / 2 - 2
-    width, height = points.max(axis=0) + size / 2 + 2
+    points -= points.min(axis=0) - air
+    width, height = points.max(axis=0) + air
     pictures, texts = np.split(points, 2)
     groups = [gallery.groups[i] or "" for i in every]
     sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
     order = sorted(sizes, key=lambda group: (group == "", -sizes[group]))
-    colour = {group: min(k, COLOURS - 1) for k, group in enumerate(order)}
-    bonds, dots, coins = [], [], []
+    bonds, coins, dots = [], [], []
     for (x, y), (u, v), i, group in zip(pictures.tolist(), texts.tolist(), every.tolist(), groups, strict=True):
-        pair = {"class_": f"point c{colour[group]}", "data_pair": i, "data_group": order.index(group), "data_caption": gallery.captions[i]}
-        bonds.append(tag("line", x1=x, y1=y, x2=u, y2=v, **{**pair, "class_": f"bond c{colour[group]}", "data_caption": None}))
-        dots.append(tag("g", tag("circle", cx=u, cy=v, r=3.2), data_kind=gallery.names[1], **pair))
+        place = order.index(group)
+        colour = f"c{min(place, COLOURS - 1)}"
+        pair = {"data_pair": i, "data_group": place}
+        said = {"data_caption": gallery.captions[i], "class_": f"point {colour}"}
         picture = thumbnails.show(i, x - size / 2, y - size / 2, size, clip_path="url(#coin)")
-        ring = tag("circle", cx=x, cy=y, r=size / 2, class_="ring")
-        coins.append(tag("g", tag("circle", cx=x, cy=y, r=size / 2, class_="paper"), picture, ring, data_kind=gallery.names[0], **pair))
-    round_clip = tag("clipPath", tag("circle", cx=".5", cy=".5", r=".5"), id="coin", clipPathUnits="objectBoundingBox")
-    layers = [tag("defs", round_clip), tag("g", *bonds), tag("g", *coins), tag("g", *dots)]
+        paper, ring = (tag("circle", cx=x, cy=y, r=size / 2, class_=part) for part in ("paper", "ring"))
+        bonds.append(tag("line", x1=x, y1=y, x2=u, y2=v, class_=f"bond {colour}", **pair))
+        coins.append(tag("g", paper, picture, ring, data_kind=gallery.names[0], **pair, **said))
+        dots.append(tag("g", tag("circle", cx=u, cy=v, r=3.2), data_kind=gallery.names[1], **pair, **said))
+    circle = tag("circle", cx=0.5, cy=0.5, r=0.5)
+    layers = [tag("clipPath", circle, id="coin", clipPathUnits="objectBoundingBox"), *bonds, *coins, *dots]
     label = f"Map of {len(every)} {gallery.names[0]}s and their {gallery.names[1]}s; near means similar"
     figure = tag("svg", *layers, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="map", role="img", aria_label=label)
-    return JointMap(figure, [(group or "no group", colour[group], sizes[group]) for group in order], len(every))
+    legend = [(group or "no group", min(k, COLOURS - 1), sizes[group]) for k, group in enumerate(order)]
+    return JointMap(figure, legend, len(every))
 
 
 def plane(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m 2"]:
     """t-SNE (van der Maaten and Hinton 2008) of both sides together, images first, each axis within [0, 1].
 
-    Each side is centred first: the constant offset between the sides (the modality gap, Liang et al. 2022) says nothing about meaning.
+    Each side is centred first: the offset between the sides (the modality gap, Liang et al. 2022) has no meaning.
     """
-    try:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise ImportError("the map of the joint space needs scikit-learn: pip install 'bigcl[report]'") from error
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
     both = np.concatenate([side - side.mean(axis=0) for side in (images, texts)])
     both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-6)
     with threadpool_limits(1):  # so few points go fastest on one thread, and always to the same places
@@ -192,7 +203,9 @@ def plane(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> 
     return (xy - xy.min(axis=0)) / np.maximum(np.ptp(xy, axis=0), 1e-9)
 
 
-def push_apart(points: Float[np.ndarray, "n 2"], radii: Float[np.ndarray, "n"], rounds: int = 200) -> Float[np.ndarray, "n 2"]:
+def push_apart(
+    points: Float[np.ndarray, "n 2"], radii: Float[np.ndarray, "n"], rounds: int = 200
+) -> Float[np.ndarray, "n 2"]:
     """Moves discs that overlap away from each other, a little each round, until all can be seen."""
     from scipy.spatial import cKDTree
 

@@ -32,14 +32,18 @@ class Gallery:
     attribution: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("texts", "thumbnails", "captions", "groups"):
-            if len(getattr(self, name)) != len(self.images):
-                raise ValueError(f"gallery: {len(getattr(self, name))} {name} for {len(self.images)} images; give one per pair")
-        if self.images.ndim != 2 or self.images.shape != self.texts.shape:
-            raise ValueError(f"gallery: embeddings must be [N, D] on both sides, got {self.images.shape} and {self.texts.shape}")
+        shapes = self.images.shape, self.texts.shape
+        if self.images.ndim != 2 or shapes[0] != shapes[1]:
+            raise ValueError(f"gallery: embeddings must be [N, D] on both sides, got {shapes[0]} and {shapes[1]}")
+        if not (np.isfinite(self.images).all() and np.isfinite(self.texts).all()):
+            raise ValueError("gallery: embeddings are not finite; take them from an earlier checkpoint of the run")
+        for name in ("thumbnails", "captions", "groups"):
+            if len(getattr(self, name)) != len(self):
+                raise ValueError(f"gallery: {len(getattr(self, name))} {name} for {len(self)} pairs; give one per pair")
         for i, picture in enumerate(self.thumbnails):
             if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-                raise ValueError(f"gallery: thumbnail {i} must be uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
+                got = f"{picture.dtype} {list(picture.shape)}"
+                raise ValueError(f"gallery: thumbnail {i} must be uint8 [H, W, 3], got {got}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,4 +93,4 @@ def load_gallery(path: pathlib.Path) -> Gallery:
     except FileNotFoundError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} is not a gallery ({error}); remove it, or write it again with save_gallery") from error
+        raise ValueError(f"{path} is not a gallery ({error}); remove it, or write it again") from error

@@ -2,13 +2,14 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 
-from bigcl.report.run import Run, clock, is_share, percent, short, words
+from bigcl.log import clock
+from bigcl.report.run import Run, duration, is_share, percent, short, words
 from bigcl.report.showcase import Direction, Showcase
 
 
@@ -23,21 +24,15 @@ class Big:
 
 
 def headline(run: Run, showcase: Showcase | None) -> list[Big]:
-    """What matters first: recall both ways, median rank, zero-shot accuracy, training time, pairs seen. Only what is known."""
+    """What matters first, where it is known: recall both ways, median rank, zero-shot accuracy, time, pairs seen."""
     numbers = retrieval_numbers(run, showcase) + zero_shot_numbers(run)
     if run.seconds:
         pace = float(np.median(run.series("ms_per_step")[1]))
-        value, unit = stopwatch(run.seconds)
-        numbers.append(Big(value, f"{unit} of training", f"{short(pace)} ms a step"))
+        numbers.append(Big(clock(run.seconds), "training time", f"{short(pace)} ms a step"))
     if run.pairs:
-        numbers.append(Big(short(run.pairs), "pairs seen", f"{run.step:,} steps of {run.train['batch']:,}" if "batch" in run.train else ""))
+        note = f"{run.step:,} steps of {run.train['batch']:,}" if "batch" in run.train else ""
+        numbers.append(Big(short(run.pairs), "pairs seen", note))
     return numbers
-
-
-def stopwatch(seconds: float) -> tuple[str, str]:
-    """`3:50` and `minutes`; `5:02` and `hours` from one hour on."""
-    whole, unit = (round(seconds), "minutes") if seconds < 3600 else (round(seconds / 60), "hours")
-    return f"{whole // 60:,}:{whole % 60:02}", unit
 
 
 def lede(run: Run, showcase: Showcase | None) -> Markup:
@@ -46,12 +41,14 @@ def lede(run: Run, showcase: Showcase | None) -> Markup:
     if showcase is not None:
         direction, count = showcase.from_text, len(showcase.gallery)
         recall = evaluated(run, direction, "recall@1", direction.found.recall(1))
-        asked = Markup("Asked with a {}, this model puts the right {} of {:,} first <b>{}</b> of the time; chance would be {}.")
-        sentences.append(asked.format(direction.source, direction.target, count, percent(recall), percent(1 / count)))
+        asked = Markup("Asked with a {}, this model puts the right {} of {:,} first <b>{}</b> of the time; ").format(
+            direction.source, direction.target, count, percent(recall)
+        )
+        sentences.append(asked + f"chance would be {percent(1 / count)}.")
     if run.step:
-        time = f" in {clock(run.seconds)}" if run.seconds else ""
-        state = f"Trained for {run.step:,} steps{time}." if run.step >= run.steps else f"At step {run.step:,} of {run.steps:,}."
-        sentences.append(Markup(escape(state)))
+        time = f" in {duration(run.seconds)}" if run.seconds else ""
+        done = f"Trained for {run.step:,} steps{time}."
+        sentences.append(escape(done if run.step >= run.steps else f"At step {run.step:,} of {run.steps:,}."))
     return Markup(" ").join(sentences)
 
 
@@ -60,17 +57,14 @@ def retrieval_numbers(run: Run, showcase: Showcase | None) -> list[Big]:
     if showcase is None:
         keys = [key for key in run.evaluations if key.endswith("/recall@1")]
         return [Big(percent(run.last(key) or 0.0), f"{words(key.split('/')[-2])} recall@1") for key in keys]
-    count = len(showcase.gallery)
-    numbers, medians = [], []
+    count, numbers, medians = len(showcase.gallery), [], []
     for direction, tone in ((showcase.from_text, "second"), (showcase.from_image, "first")):
         recall = evaluated(run, direction, "recall@1", direction.found.recall(1))
-        medians.append(evaluated(run, direction, "median_rank", float(np.median(direction.found.rank))))
-        numbers.append(Big(percent(recall), f"{direction.source} → {direction.target} recall@1", f"chance {percent(1 / count)}", tone))
-    value = " / ".join(short(median) for median in dict.fromkeys(medians))
-    one = medians[0] == medians[1]
-    ways = "both ways" if one else f"from {showcase.from_text.source} / from {showcase.from_image.source}"
-    numbers.append(Big(value, "median rank", f"of {count:,}, {ways}"))
-    return numbers
+        medians.append(short(evaluated(run, direction, "median_rank", float(np.median(direction.found.rank)))))
+        label = f"{direction.source} → {direction.target} recall@1"
+        numbers.append(Big(percent(recall), label, f"chance {percent(1 / count)}", tone))
+    ways = "both ways" if medians[0] == medians[1] else f"{showcase.from_text.source} / {showcase.from_image.source}"
+    return [*numbers, Big(" / ".join(dict.fromkeys(medians)), "median rank", f"of {count:,}, {ways}")]
 
 
 def evaluated(run: Run, direction: Direction, metric: str, otherwise: float) -> float:
@@ -87,7 +81,8 @@ def zero_shot_numbers(run: Run) -> list[Big]:
         match = re.fullmatch(r"(eval/[^/]*zero_?shot[^/]*)/(accuracy|accuracy@1|top1|top_1)", key)
         if match:
             chance = run.last(f"{match[1]}/chance")
-            numbers.append(Big(percent(run.last(key) or 0.0), "zero-shot accuracy", f"chance {percent(chance)}" if chance else ""))
+            note = f"chance {percent(chance)}" if chance else ""
+            numbers.append(Big(percent(run.last(key) or 0.0), "zero-shot accuracy", note))
     return numbers
 
 
@@ -114,33 +109,36 @@ def metrics_table(run: Run) -> list[tuple[str, list[Row]]]:
 
 
 def metric_row(run: Run, key: str, name: str) -> Row:
-    """The row of one metric. Best is the highest for shares and the lowest for ranks and losses; for others there is none."""
+    """The row of one metric. Best is the highest of shares, the lowest of ranks and losses, and unknown of others."""
     steps, values = run.series(key)
     form = percent if is_share(key) else short
+    last = form(float(values[-1]))
     pick = np.argmax if is_share(key) else np.argmin if key.endswith(("rank", "loss")) else None
     if pick is None or len(values) < 2:
-        return Row(name, form(float(values[-1])), "", "")
+        return Row(name, last, "", "")
     best = int(pick(values))
-    return Row(name, form(float(values[-1])), form(float(values[best])), f"{steps[best]:,.0f}")
+    return Row(name, last, form(float(values[best])), f"{steps[best]:,.0f}")
 
 
 def timing_table(run: Run) -> list[tuple[str, str]]:
     """Where the time went."""
-    rows = [("Steps", f"{run.step:,} of {run.steps:,}")] if run.step else []
+    rows = [("steps", f"{run.step:,} of {run.steps:,}")] if run.step else []
     if run.seconds:
-        rows.append(("Training, without start-up and evaluation", clock(run.seconds)))
-    medians = (("ms_per_step", "ms", "Step"), ("pairs_per_second", "pairs/s", "Throughput"), ("tflops", "TFLOP/s", "Model arithmetic"))
-    for key, unit, name in medians:
+        rows.append(("training, without start-up and evaluation", duration(run.seconds)))
+    medians: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+        ("ms_per_step", "one step", lambda value: f"{short(value)} ms"),
+        ("pairs_per_second", "throughput", lambda value: f"{short(value)} pairs/s"),
+        ("tflops", "model arithmetic", lambda value: f"{short(value)} TFLOP/s"),
+        ("mfu", "share of peak arithmetic (MFU)", percent),
+        ("input_wait_fraction", "waiting for input", percent),
+    )
+    for key, name, form in medians:
         values = run.series(key)[1]
         if len(values):
-            rows.append((f"{name}, median", f"{short(float(np.median(values)))} {unit}"))
-    for key, name in (("mfu", "Share of peak arithmetic (MFU), median"), ("input_wait_fraction", "Waiting for input, median")):
-        values = run.series(key)[1]
-        if len(values):
-            rows.append((name, percent(float(np.median(values)))))
+            rows.append((f"{name}, median", form(float(np.median(values)))))
     skipped = run.last("skipped_steps")
     if skipped is not None:
-        rows.append(("Steps skipped as not finite", f"{skipped:,.0f}"))
+        rows.append(("steps skipped as not finite", f"{skipped:,.0f}"))
     return rows
 
 

@@ -31,7 +31,9 @@ class Search:
         return float(np.mean(self.rank <= k))
 
 
-def search(queries: Float[np.ndarray, "n d"], targets: Float[np.ndarray, "n d"], captions: Sequence[str], scale: float) -> Search:
+def search(
+    queries: Float[np.ndarray, "n d"], targets: Float[np.ndarray, "n d"], captions: Sequence[str], scale: float
+) -> Search:
     """Looks for every query's own target. Pairs of equal caption are right for each other."""
     meaning = np.unique(np.asarray(captions), return_inverse=True)[1]
     starts = range(0, len(queries), TILE)
@@ -40,7 +42,11 @@ def search(queries: Float[np.ndarray, "n d"], targets: Float[np.ndarray, "n d"],
 
 
 def search_tile(
-    queries: Float[np.ndarray, "q d"], targets: Float[np.ndarray, "n d"], wanted: Int[np.ndarray, "q"], meaning: Int[np.ndarray, "n"], scale: float
+    queries: Float[np.ndarray, "q d"],
+    targets: Float[np.ndarray, "n d"],
+    wanted: Int[np.ndarray, "q"],
+    meaning: Int[np.ndarray, "n"],
+    scale: float,
 ) -> tuple[np.ndarray, ...]:
     """The fields of `Search` for some of the queries."""
     rows = np.arange(len(queries))
@@ -73,7 +79,9 @@ def tiers(found: Search, groups: Sequence[str | None], count: int) -> list[Tier]
         "Missed": rank > SHOWN,
     }
     return [
-        Tier(title, float(mask.mean()), spread(np.flatnonzero(mask), groups, count)) for title, mask in parts.items() if mask.any()
+        Tier(title, float(mask.mean()), spread(np.flatnonzero(mask), groups, count))
+        for title, mask in parts.items()
+        if mask.any()
     ]
 
 
@@ -97,8 +105,10 @@ def recall_by_group(found: Search, groups: Sequence[str | None], most: int = 8) 
     return [(group, sum(hit) / len(hit), len(hit)) for group, hit in largest]
 
 
-def similarity_densities(gallery: Gallery, bins: int = 48, sample: int = 1000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cosines of right pairs and of wrong pairs as two densities over the same bin centres, from the first `sample` pairs."""
+def similarity_densities(
+    gallery: Gallery, bins: int = 48, sample: int = 1000
+) -> tuple[Float[np.ndarray, "bins"], Float[np.ndarray, "bins"], Float[np.ndarray, "bins"]]:
+    """Bin centres of cosine similarity, and the shares of right and of wrong pairs there, among `sample` pairs."""
     cosine = gallery.texts[:sample] @ gallery.images[:sample].T
     captions = np.asarray(gallery.captions[:sample])
     right = captions[:, None] == captions

@@ -34,14 +34,14 @@ class Run:
         config = workdir / "config.json"
         if not config.exists():
             raise FileNotFoundError(f"{config} is missing: {workdir} is not the workdir of a run")
-        files = {config: lambda path: json.loads(path.read_text()), workdir / "metrics.jsonl": read_rows}
-        contents = []
-        for path, read in files.items():
-            try:
-                contents.append(read(path))
-            except ValueError as error:
-                raise ValueError(f"{path} is not readable JSON ({error}); repair or remove it") from error
-        return cls(workdir.resolve().name, *contents)
+        path = config
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            path = workdir / "metrics.jsonl"
+            rows = read_rows(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON ({error}); repair or remove it") from error
+        return cls(workdir.resolve().name, settings, [row for row in rows if "step" in row])
 
     def series(self, key: str) -> Series:
         """Steps and finite values of a metric, by rising step; of repeated steps the last row counts."""
@@ -57,7 +57,8 @@ class Run:
     @property
     def evaluations(self) -> list[str]:
         """Keys of all evaluation metrics, in the order of the log."""
-        return list(dict.fromkeys(key for row in self.rows for key in row if key.startswith("eval/") and is_finite(row[key])))
+        keys = dict.fromkeys(key for row in self.rows for key in row if key.startswith("eval/"))
+        return [key for key in keys if self.last(key) is not None]
 
     @property
     def environment(self) -> Mapping[str, Any]:
@@ -124,7 +125,7 @@ def short(value: float) -> str:
     return f"{value:.0e}" if 0 < size < 1e-3 else f"{value:.3g}"
 
 
-def clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """`41 s`, `3 min 50 s`, `5 h 02 min`."""
     whole = round(seconds)
     if whole < 60:

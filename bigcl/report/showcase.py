@@ -104,7 +104,8 @@ def density_chart(gallery: Gallery) -> Markup:
     """How the cosines of right and of wrong pairs are spread."""
     centres, right, wrong = similarity_densities(gallery)
     lines = [Line(centres, wrong, tone="muted", fill=True), Line(centres, right, tone="good", fill=True)]
-    return line_chart(lines, label="Cosine similarity of right and wrong pairs", form=percent_tick, zero=True, axis="cosine similarity")
+    label = "Cosine similarity of right and wrong pairs"
+    return line_chart(lines, label=label, form=percent_tick, zero=True, axis="cosine similarity")
 
 
 def recall_chart(from_text: Direction, from_image: Direction) -> Markup:
@@ -112,8 +113,10 @@ def recall_chart(from_text: Direction, from_image: Direction) -> Markup:
     count = len(from_text.found.rank)
     depth = np.arange(1, min(50, count) + 1)
     lines = [
-        Line(depth.astype(float), np.array([direction.found.recall(k) for k in depth]), tone=tone)
+        Line(depth.astype(float), np.array([direction.found.recall(k) for k in depth.tolist()]), tone=tone)
         for direction, tone in ((from_text, "second"), (from_image, "first"))
     ]
     lines.append(Line(depth.astype(float), depth / count, tone="muted dashed"))
-    return line_chart(lines, label="Recall by depth of the list", form=percent_tick, zero=True, axis="length of the list")
+    return line_chart(
+        lines, label="Recall by depth of the list", form=percent_tick, zero=True, axis="length of the list"
+    )

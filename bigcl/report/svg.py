@@ -13,7 +13,7 @@ THUMBNAIL = 72  # pixels of the longer side, as stored in the page
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element. Everything is escaped but Markup; in attribute names `_` stands for `-` and a last `_` for nothing."""
+    """An element. Everything but Markup is escaped; in attribute names `_` is `-`, and dropped at the end."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     opening = "".join(f' {key}="{escape(number(value))}"' for key, value in given.items())
     return Markup(f"<{name}{opening}>{''.join(escape(child) for child in children)}</{name}>")
@@ -65,13 +65,14 @@ class Thumbnails:
         """Picture `index` as an SVG of its own."""
         side = THUMBNAIL
         title = tag("title", self.captions[index])
-        return tag("svg", title, self.show(index, 0, 0, side), class_="picture", role="img", viewBox=f"0 0 {side} {side}")
+        view = f"0 0 {side} {side}"
+        return tag("svg", title, self.show(index, 0, 0, side), class_="picture", role="img", viewBox=view)
 
     def definitions(self) -> Markup:
         """What `show` refers to: once per page, after everything that shows pictures."""
         side = THUMBNAIL
-        symbols = [
-            tag("symbol", tag("image", href=data_uri(self.pictures[i]), width=side, height=side), id=f"picture-{i}", viewBox=f"0 0 {side} {side}")
-            for i in sorted(self.used)
-        ]
-        return tag("svg", *symbols, width=0, height=0, class_="definitions", aria_hidden="true") if symbols else Markup("")
+        symbols = []
+        for i in sorted(self.used):
+            image = tag("image", href=data_uri(self.pictures[i]), width=side, height=side)
+            symbols.append(tag("symbol", image, id=f"picture-{i}", viewBox=f"0 0 {side} {side}"))
+        return tag("svg", *symbols, width=0, height=0, class_="definitions", aria_hidden="true")

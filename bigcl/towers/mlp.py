@@ -7,14 +7,14 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from bigcl.towers.encoding import Encoding
-from bigcl.towers.layers import ACTIVATIONS
+from bigcl.towers.layers import ACTIVATIONS, Activation
 
 
 class MLP(nnx.Module):
     """Dense layers of the given `widths`, with `activation` between them: `[B, inputs] -> [B, widths[-1]]`."""
 
     def __init__(
-        self, *, inputs: int, widths: Sequence[int], activation: str = "gelu", dtype=jnp.float32, rngs: nnx.Rngs
+        self, *, inputs: int, widths: Sequence[int], activation: Activation = "gelu", dtype=jnp.float32, rngs: nnx.Rngs
     ):
         self.activation, self.dtype = activation, dtype
         sizes = (inputs, *widths)

@@ -1,13 +1,15 @@
 """Tiny models of transformers and open_clip with random weights, each with the bigcl towers that should equal it."""
 
-import importlib.util
-import pathlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import open_clip
+import open_clip.model
+import timm
 import torch
+import transformers
 
 from tests.interop import mapping
 
@@ -15,30 +17,6 @@ IMAGE = {"image_size": 24, "patch": 8, "width": 32, "depth": 3, "heads": 4, "mlp
 TEXT = {"vocab": 50, "length": 10, "width": 24, "depth": 2, "heads": 2, "mlp_width": 36}
 CLIP_DIM = 20
 RATIO = 1.5  # MLP width / width, in both towers
-
-
-def define_torchvision_operators() -> torch.library.Library | None:
-    """Lets a torchvision built for CUDA import beside a CPU build of torch: declares the operators that its own library cannot. Nothing here calls them."""
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        return None
-    try:
-        for library in pathlib.Path(spec.origin).parent.glob("_C.*"):
-            torch.ops.load_library(library)
-    except OSError:
-        operators = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            operators.define(f"{name}(Tensor boxes) -> Tensor")
-        return operators
-    return None
-
-
-OPERATORS = define_torchvision_operators()  # kept: they vanish with the object
-
-import open_clip  # noqa: E402
-import open_clip.model  # noqa: E402
-import timm  # noqa: E402
-import transformers  # noqa: E402
 
 
 class Reference(NamedTuple):

@@ -1,5 +1,6 @@
 """Losses of a batch that lies on eight devices: the numbers of one device, and no device that holds the whole matrix of logits."""
 
+import contextlib
 import re
 
 import jax
@@ -28,21 +29,27 @@ def inputs():
     return za, zb, np.float32(14.0), np.float32(-3.0)
 
 
-def compiled(loss, mesh):
-    """Value and all gradients, the way a training step has them: plain `jit` over arrays that are sharded by rows."""
+def compiled(loss, mesh, context=True):
+    """Value and all gradients, the way a training step has them: plain `jit` over arrays that are sharded by rows, under `jax.set_mesh`."""
     rows, whole = batch_sharding(mesh), replicated(mesh)
     arguments = [jax.device_put(x, where) for x, where in zip(inputs(), (rows, rows, whole, whole), strict=True)]
     f = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole)))
-    return f.lower(*arguments).compile(), arguments
+    with jax.set_mesh(mesh) if context else contextlib.nullcontext():
+        return f.lower(*arguments).compile(), arguments
 
 
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("sizes", MESHES, ids=str)
-def test_equal_to_one_device(name, sizes):
+def test_equal_to_one_device(name, sizes, context=True):
     expected = jax.jit(jax.value_and_grad(LOSSES[name], argnums=(0, 1, 2, 3)))(*map(jnp.asarray, inputs()))
-    f, arguments = compiled(LOSSES[name], make_mesh(**({"data": 1} | sizes)))
+    f, arguments = compiled(LOSSES[name], make_mesh(**({"data": 1} | sizes)), context)
     for got, want in zip(jax.tree.leaves(f(*arguments)), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * float(jnp.abs(want).max()))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_equal_to_one_device_without_a_mesh_in_the_context(name):
+    test_equal_to_one_device(name, {"replica": 2, "data": 2, "fsdp": 2}, context=False)
 
 
 def shapes(f) -> set[tuple[int, ...]]:

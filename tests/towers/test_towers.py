@@ -78,12 +78,12 @@ def loss_and_grads(tower: nnx.Module, x: Any, mask: Any = None, rng: Any = None)
     """A scalar that feels every output, and its gradient by every parameter."""
     graphdef, state = nnx.split(tower)
 
-    def scalar(state: Any) -> Any:
+    def scalar(state: Any, x: Any) -> Any:
         out = nnx.merge(graphdef, state)(x, mask, rng)
         total = jnp.sin(out.embedding.astype(jnp.float32)).sum()
         return total if out.tokens is None else total + 0.1 * jnp.cos(out.tokens.astype(jnp.float32)).sum()
 
-    return jax.jit(jax.value_and_grad(scalar))(state)
+    return jax.jit(jax.value_and_grad(scalar))(state, x)
 
 
 def close(got: Any, expected: Any, tolerance: float = 1e-5) -> None:
@@ -314,9 +314,9 @@ def test_every_preset_is_counted():
         ({**VIT, "pool": "max"}, "tower.pool: expected"),
         ({**VIT, "paych": 4}, "tower.paych: unknown key; did you mean 'patch'"),
         ({"kind": "vitt"}, "unknown tower 'vitt'; did you mean 'vit'"),
-        ({"kind": "text", "length": 4}, "missing key 'vocab'"),
-        ({**MLP, "activation": "swish"}, "activation"),
-        ({**VIT, "activation": "swish"}, "activation"),
+        ({"kind": "text", "vocab": 9}, "missing key 'length'"),
+        ({**MLP, "activation": "swish"}, "tower.activation: expected"),
+        ({**VIT, "activation": "swish"}, "tower.activation: expected"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -1,0 +1,74 @@
+"""What is written to ArrayRecord files is read back, in order, also from threads and after pickling."""
+
+import concurrent.futures
+import pickle
+
+import numpy as np
+import pytest
+
+from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
+
+EXAMPLES = [
+    {
+        "image": bytes([i, 255]),
+        "text": f"größe {i}",
+        "n": i,
+        "x": i / 3,
+        "none": None,
+        "names": {"en": "a"},
+        "list": [1, "b"],
+    }
+    for i in range(25)
+]
+
+
+def read(source):
+    return [source[i] for i in range(len(source))]
+
+
+@pytest.mark.parametrize("per_shard, shards", [(100, 1), (10, 3), (5, 5), (1, 25)])
+def test_round_trip(tmp_path, per_shard, shards):
+    assert write_arrayrecord(iter(EXAMPLES), tmp_path, per_shard) == 25
+    assert len(list(tmp_path.iterdir())) == shards
+    assert read(ArrayRecord(str(tmp_path))) == EXAMPLES
+
+
+def test_paths_may_be_files_globs_and_folders(tmp_path):
+    write_arrayrecord(EXAMPLES[:5], tmp_path / "a", per_shard=2)
+    write_arrayrecord(EXAMPLES[5:9], tmp_path / "b", per_shard=2)
+    assert read(ArrayRecord([str(tmp_path / "a"), str(tmp_path / "b" / "00000*")])) == EXAMPLES[:7]
+    assert read(ArrayRecord(f"{tmp_path}/*/00001.array_record")) == EXAMPLES[2:4] + EXAMPLES[7:9]
+
+
+def test_threads_and_pickles_read_the_same(tmp_path):
+    write_arrayrecord(EXAMPLES, tmp_path, per_shard=4)
+    source = ArrayRecord(str(tmp_path))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(source.__getitem__, [*range(25)] * 8)) == EXAMPLES * 8
+    assert read(pickle.loads(pickle.dumps(source))) == EXAMPLES
+
+
+def test_nothing_there_is_an_error_that_names_the_pattern(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/\*\.array_record: no ArrayRecord files"):
+        ArrayRecord("nowhere/*.array_record")
+    with pytest.raises(FileNotFoundError, match="write_arrayrecord"):
+        ArrayRecord(str(tmp_path))
+
+
+def test_tf_examples(tmp_path):
+    proto = pytest.importorskip("tensorflow_datasets.proto.tf_example_generated_pb2")
+    module = pytest.importorskip("array_record.python.array_record_module")
+    example = proto.Example()
+    feature = example.features.feature
+    feature["image"].bytes_list.value.append(b"\x00\xff")
+    feature["captions"].bytes_list.value.extend([b"a", b"b"])
+    feature["label"].int64_list.value.append(-7)
+    feature["box"].float_list.value.extend([0.5, 1.5])
+    feature["nothing"].SetInParent()
+    writer = module.ArrayRecordWriter(str(tmp_path / "data-train.array_record-00000-of-00001"), "group_size:1")
+    writer.write(example.SerializeToString())
+    writer.close()
+    read_back = ArrayRecord(str(tmp_path), format="tf_example")[0]
+    assert read_back["image"] == b"\x00\xff" and read_back["captions"] == [b"a", b"b"] and read_back["nothing"] == []
+    assert read_back["label"] == -7 and read_back["label"].dtype == np.int64 and read_back["label"].shape == ()
+    assert read_back["box"].dtype == np.float32 and read_back["box"].tolist() == [0.5, 1.5]

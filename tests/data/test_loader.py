@@ -1,0 +1,149 @@
+"""A batch depends on (seed, step) alone: not on hosts, workers, or where the run started."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigcl.data.loader import Loader, pad_batches
+from bigcl.data.order import batch_indices
+from bigcl.data.sources.arrays import Arrays, Synthetic
+from bigcl.data.transforms.image import Shift
+
+SPEC = {"image": {"shape": [8, 8, 3], "dtype": "uint8"}, "text": {"shape": [4], "dtype": "int32", "high": 99}}
+
+
+class Noise:
+    """A transform that uses its random numbers in the plainest way."""
+
+    def __call__(self, example, rng):
+        return {**example, "noise": rng.random(3)}
+
+
+def make(source=None, transforms=None, **options):
+    source = Synthetic(SPEC, size=37) if source is None else source
+    transforms = [Shift(2), Noise()] if transforms is None else transforms
+    return Loader(source, transforms, **{"batch": 24, "seed": 5, **options})
+
+
+def take(loader, count, start=0):
+    batches = loader.batches(start)
+    result = [next(batches) for _ in range(count)]
+    batches.close()
+    return result
+
+
+def assert_same(batches, others):
+    assert len(batches) == len(others) > 0
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for key in batch:
+            assert batch[key].dtype == other[key].dtype
+            np.testing.assert_array_equal(batch[key], other[key])
+
+
+@pytest.mark.parametrize("hosts", [2, 3, 8])
+def test_hosts_together_see_what_one_sees(hosts):
+    parts = [take(make(process_index=p, process_count=hosts), 3) for p in range(hosts)]
+    joined = [{k: np.concatenate([part[step][k] for part in parts]) for k in parts[0][0]} for step in range(3)]
+    assert_same(joined, take(make(), 3))
+
+
+@given(start=st.integers(0, 10**9), prefetch=st.integers(0, 4))
+@settings(max_examples=10, deadline=None)
+def test_starting_at_a_step_is_continuing(start, prefetch):
+    later = take(make(prefetch=prefetch), 2, start + 1)
+    assert_same(take(make(prefetch=2), 3, start)[1:], later)
+
+
+def test_worker_processes_change_nothing():
+    source = Synthetic(SPEC, size=37)
+    assert_same(take(make(source, [Shift(2)], workers=2), 4, start=3), take(make(source, [Shift(2)]), 4, start=3))
+
+
+def test_a_batch_says_which_examples_it_holds():
+    loader = make(Arrays({"value": np.arange(37) * 10}), [])
+    batch = take(loader, 1, start=7)[0]
+    assert batch["index"].dtype == np.int64
+    np.testing.assert_array_equal(batch["index"], batch_indices(7, 24, 37, seed=5))
+    np.testing.assert_array_equal(batch["index"], loader.indices(7))
+    np.testing.assert_array_equal(batch["value"], batch["index"] * 10)
+
+
+def test_an_example_gets_other_random_numbers_in_each_epoch_seed_and_row():
+    source = Arrays({"value": np.zeros(12)})
+    first, second = (b["noise"] for b in take(make(source, [Noise()], batch=12), 2))
+    other = take(make(source, [Noise()], batch=12, seed=6), 1)[0]["noise"]
+    assert len(np.unique(np.concatenate([first, second, other]))) == 3 * 12 * 3
+
+
+def test_only_numbers_reach_the_batch_and_spec_tells_which():
+    rows = {
+        "image": np.zeros((5, 2, 2, 3), np.uint8),
+        "label": [1, 2, 3, 4, 5],
+        "weight": [0.5] * 5,
+        "flag": [True] * 5,
+        "text": ["a"] * 5,
+        "bytes": [b"a"] * 5,
+        "names": [{"en": "a"}] * 5,
+        "missing": [None] * 5,
+        "words": np.array(["a"] * 5),
+    }
+    loader = make(Arrays(rows), [], batch=6, process_count=2)
+    batch = take(loader, 1)[0]
+    assert set(batch) == {"image", "label", "weight", "flag", "index"}
+    assert {k: (v.shape, v.dtype) for k, v in batch.items()} == {
+        k: (v.shape, v.dtype) for k, v in loader.spec().items()
+    }
+    assert batch["image"].shape == (3, 2, 2, 3)
+
+
+def test_without_shuffle_the_order_is_the_source_s():
+    assert [b["index"].tolist() for b in take(make(shuffle=False, batch=20), 2)] == [
+        list(range(20)),
+        [*range(20, 37), 0, 1, 2],
+    ]
+
+
+def test_uneven_shapes_name_the_key():
+    loader = make(Arrays({"points": [np.zeros(2), np.zeros(3)]}), [], batch=2)
+    with pytest.raises(ValueError, match=r"'points' has shapes \(2,\) and \(3,\)"):
+        loader.host_batch(0)
+
+
+def test_an_error_names_the_example_and_the_transform():
+    class Fails:
+        """Refuses one example."""
+
+        def __call__(self, example, rng):
+            return {"value": 1 // int(example["value"])}
+
+    loader = make(Arrays({"value": [3, 2, 0, 1]}), [Fails()], batch=4, shuffle=False)
+    with pytest.raises(ZeroDivisionError) as caught:
+        loader.host_batch(0)
+    assert caught.value.__notes__ == ["in Fails, for example 2 of arrays"]
+
+
+def test_rows_must_divide_among_processes():
+    with pytest.raises(ValueError, match="24 does not divide among 5"):
+        make(process_count=5)
+
+
+@given(size=st.integers(1, 30), batch=st.sampled_from([4, 8, 12]), hosts=st.sampled_from([1, 2, 4]))
+@settings(max_examples=25, deadline=None)
+def test_a_padded_pass_holds_every_example_once(size, batch, hosts):
+    source = Arrays({"value": np.arange(size) + 100})
+    seen = []
+    for host in range(hosts):
+        batches = list(pad_batches(source, [Noise()], batch=batch, process_index=host, process_count=hosts))
+        assert len(batches) == -(-size // batch)
+        for b in batches:
+            assert b["valid"].dtype == bool and {v.shape[0] for v in b.values()} == {batch // hosts}
+            seen += (b["value"] - 100)[b["valid"]].tolist()
+    assert sorted(seen) == list(range(size))
+
+
+def test_a_padded_pass_is_the_same_every_time():
+    source = Synthetic(SPEC, size=10)
+    passes = [list(pad_batches(source, [Shift(2), Noise()], batch=4)) for _ in range(2)]
+    assert_same(*passes)

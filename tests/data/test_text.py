@@ -1,0 +1,75 @@
+"""Transforms of text, and of the keys of an example."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from bigcl.data.transforms import Keep
+from bigcl.data.transforms.text import ChooseText, Tokenize, WordDropout
+
+NAMES = {"en": "cat", "de": "Katze", "fr": "chat"}
+
+
+def draws(transform, example, count=3000):
+    rng = np.random.default_rng(0)
+    return collections.Counter(transform(example, rng)[transform.out] for _ in range(count))
+
+
+def test_choose_evenly():
+    for choices in (NAMES, list(NAMES.values())):
+        counts = draws(ChooseText("names"), {"names": choices})
+        assert set(counts) == set(NAMES.values()) and all(abs(n - 1000) < 120 for n in counts.values())
+
+
+def test_choose_by_weight():
+    counts = draws(ChooseText("names", "out", {"en": 0.7, "*": 0.3}), {"names": NAMES})
+    assert abs(counts["cat"] - 2100) < 120 and abs(counts["chat"] - 450) < 90 and abs(counts["Katze"] - 450) < 90
+    counts = draws(ChooseText("names", weights={"en": 1, "de": 3}), {"names": NAMES})
+    assert abs(counts["Katze"] - 2250) < 120 and "chat" not in counts
+
+
+def test_choose_among_what_is_there():
+    choose = ChooseText("names", weights={"xx": 5.0, "de": 1.0})
+    assert draws(choose, {"names": NAMES}, 10) == {"Katze": 10}
+    with pytest.raises(ValueError, match=r"'names': all of \['en'\] have weight 0"):
+        choose({"names": {"en": "cat"}}, np.random.default_rng(0))
+    with pytest.raises(TypeError, match="weights go by name"):
+        choose({"names": ["cat"]}, np.random.default_rng(0))
+
+
+def test_choose_leaves_the_choices():
+    example = {"names": NAMES, "id": 1}
+    result = ChooseText("names", "text", {"en": 1.0})(example, np.random.default_rng(0))
+    assert result == {"names": NAMES, "id": 1, "text": "cat"} and "text" not in example
+
+
+def test_word_dropout():
+    rng = np.random.default_rng(0)
+    text = " ".join(map(str, range(1000)))
+    left = WordDropout(0.3)({"text": text}, rng)["text"].split()
+    assert 630 < len(left) < 770 and left == sorted(left, key=int)
+    assert WordDropout(1.0)({"text": "a b c"}, rng)["text"] in ("a", "b", "c")
+    assert WordDropout(1.0)({"text": "alone"}, rng)["text"] == "alone"
+    assert WordDropout(0.0)({"text": b"a b"}, rng)["text"] == "a b"
+
+
+def test_tokenize():
+    def tokenizer(text, length):
+        return np.frombuffer(text.encode().ljust(length), np.uint8).astype(np.int32)
+
+    rng = np.random.default_rng(0)
+    assert Tokenize(3, tokenizer)({"text": b"ab"}, rng)["text"].tolist() == [97, 98, 32]
+    result = Tokenize(3, tokenizer, key="name", out="ids")({"name": "ab"}, rng)
+    assert result["name"] == "ab" and result["ids"].tolist() == [97, 98, 32]
+
+
+def test_keep():
+    rng = np.random.default_rng(0)
+    example = {"a": 1, "b": {"c": {"d": 2}}}
+    assert Keep(["a"])(example, rng) == {"a": 1}
+    assert Keep({"x": "b/c/d", "a": "a"})(example, rng) == {"x": 2, "a": 1}
+    with pytest.raises(KeyError, match="'b/z': no 'z' in the example, which has c"):
+        Keep(["b/z"])(example, rng)
+    with pytest.raises(KeyError, match="'a/z': no 'z' in the example, which has int"):
+        Keep(["a/z"])(example, rng)
