@@ -56,9 +56,9 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
         return
     announce(config, experiment, workdir)
     began = time.monotonic()
-    state = trainer.run()
+    trainer.run()
     print(f"trained to step {experiment.train.steps} in {time.monotonic() - began:.0f} s")
-    write_report(experiment, state, workdir)
+    write_report(experiment, workdir)
 
 
 def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> None:
@@ -77,9 +77,29 @@ def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> 
             print(line)
 
 
-def write_report(experiment: Any, state: Any, workdir: pathlib.Path) -> None:
-    """The final numbers and `report.html`."""
-    ...
+def write_report(experiment: Any, workdir: pathlib.Path) -> None:
+    """Writes `report.html`, with what the last evaluation saw, and prints the final numbers and where the report is."""
+    import jax
+
+    from bigcl.log import read_rows
+
+    if jax.process_index() != 0:
+        return
+    rows = read_rows(workdir / "metrics.jsonl")
+    final = {k: v for row in rows if row["step"] == experiment.train.steps for k, v in row.items()}
+    for name, value in final.items():
+        if name.startswith("eval/"):
+            print(f"  {name.removeprefix('eval/'):<48}{value:.4f}")
+    try:
+        from bigcl.report import build_report, save_gallery
+        from bigcl.report.collect import collect
+
+        gallery = collect(experiment.evaluators, scale=final.get("logit_scale") or 1.0)
+        if gallery is not None:
+            save_gallery(gallery, workdir / "gallery.npz")
+        print(f"report: {build_report(workdir).absolute()}")
+    except ImportError as error:
+        print(f"no report: {error}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ IDEAS = {  # folder of one file per idea: what it also holds that is no idea of 
     "towers": {"__init__", "encoding", "layers"},
     "losses": {"__init__", "similarity", "streaming"},
     "tasks": {"__init__", "task"},
-    "evals": {"__init__"},
+    "evals": {"__init__", "embedding", "ranks"},
     "data/sources": {"__init__"},
 }
 

@@ -1,5 +1,4 @@
-"""Ranks of the right items among all items: queries over the devices, items in chunks, never the whole matrix of
-scores."""
+"""Ranks of the right items among all: queries over the devices, items in chunks, never the whole matrix of scores."""
 
 import functools
 import math
@@ -32,7 +31,8 @@ def ranks(
 
     Embeddings are L2-normalised. Items of the query's id (>= 0) are positives, all others negatives. Ties, and scores
     that are not numbers, count against the query: a constant embedding ranks last. All processes hold the same arrays
-    and get the same ranks."""
+    and get the same ranks.
+    """
     chunks = -(-len(items) // CHUNK)
     size = -(-len(items) // chunks)
     columns, column_ids = pad(items, chunks * size), pad(item_ids, chunks * size, fill=-1)

@@ -1,5 +1,6 @@
 """Retrieval in both directions between two inputs of the same examples."""
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Annotated, Any
 
@@ -24,8 +25,9 @@ class Retrieval:
         reciprocal rank, as `text_to_image/recall@1`. Ranks start at 1, and ties count against the model.
     batch: rows of a global batch while embedding.
 
-    After `run`, `artifacts` holds the embeddings [N, D] by input name and the ranks [N] by direction; row i is example
-    i."""
+    After `run`, `artifacts` holds the embeddings [N, D] by input name and the ranks [N] by direction; row i is
+    example i.
+    """
 
     def __init__(
         self,
@@ -47,14 +49,17 @@ class Retrieval:
 
     def run(self, encode: Encode) -> dict[str, float]:
         found = embed(self.source, self.transforms, encode, inputs=(self.query, self.item), batch=self.batch)
-        n = len(self.source)
-        ids = np.arange(n, dtype=np.int32) if self.label is None else group(labels(self.source, self.label))
         self.artifacts = dict(found)
-        numbers = {}
+        numbers: dict[str, float] = {}
         for a, b in ((self.query, self.item), (self.item, self.query)):
-            rank = self.artifacts[f"{a}_to_{b}"] = ranks(found[a], found[b], ids, ids, self.mesh)
+            rank = self.artifacts[f"{a}_to_{b}"] = ranks(found[a], found[b], self.ids, self.ids, self.mesh)
             numbers |= {f"{a}_to_{b}/{name}": value for name, value in summary(rank, self.ks).items()}
         return numbers
+
+    @functools.cached_property
+    def ids(self) -> Int32[np.ndarray, "n"]:
+        """A number for each example, equal for those that are right for one another; read once."""
+        return group([None] * len(self.source) if self.label is None else labels(self.source, self.label))
 
 
 def summary(rank: Int64[np.ndarray, "n"], ks: Sequence[int]) -> dict[str, float]:
@@ -69,6 +74,5 @@ def summary(rank: Int64[np.ndarray, "n"], ks: Sequence[int]) -> dict[str, float]
 def group(values: Sequence[Hashable | None]) -> Int32[np.ndarray, "n"]:
     """A number for each distinct value; each None gets its own."""
     numbers: dict[Any, int] = {}
-    return np.array(
-        [numbers.setdefault((v,) if v is not None else i, len(numbers)) for i, v in enumerate(values)], np.int32
-    )
+    keys = [i if value is None else (value,) for i, value in enumerate(values)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)

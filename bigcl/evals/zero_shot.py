@@ -1,5 +1,6 @@
 """Zero-shot classification by prompts."""
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -22,7 +23,8 @@ class ZeroShot:
     A class is embedded as the mean, made unit length again, of the embeddings of its name in each template.
 
     label: key of the example: a class name, or a number that counts in `classes`. Examples whose label is None are left
-    out. classes: names of the classes; None: the distinct labels of the source, sorted.
+        out.
+    classes: names of the classes; None: the distinct labels of the source, sorted.
     templates: prompts, "{}" standing for the name. length: their length in tokens.
     query, item: the towers' inputs for prompts and for examples.
     topk: reported are accuracy@k for each k (ties count against the model), the mean over classes of the accuracy in
@@ -61,7 +63,7 @@ class ZeroShot:
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
-        names, targets = resolve(labels(self.source, self.label), self.classes)
+        names, targets = self.targets
         centres = self.embed_classes(names, encode)
         examples = embed(self.source, self.transforms, encode, inputs=[self.item], batch=self.batch)[self.item]
         index = np.flatnonzero(targets >= 0)
@@ -81,6 +83,11 @@ class ZeroShot:
             "examples": float(len(index)),
             "unlabelled": float(len(targets) - len(index)),
         }
+
+    @functools.cached_property
+    def targets(self) -> tuple[list[str], Int32[np.ndarray, "n"]]:
+        """Class names, and the class of each example; read once."""
+        return resolve(labels(self.source, self.label), self.classes)
 
     def embed_classes(self, names: Sequence[str], encode: Encode) -> Float32[np.ndarray, "c d"]:
         """The class embeddings."""

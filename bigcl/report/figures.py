@@ -198,8 +198,14 @@ def plane(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> 
 
     both = np.concatenate([side - side.mean(axis=0) for side in (images, texts)])
     both /= np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-6)
+    # Principal components to start from, jittered: scikit-learn's own crash the process when all points coincide.
+    u, s, _ = np.linalg.svd(both, full_matrices=False)
+    start = u[:, :2] * s[:2] + 1e-3 * np.random.default_rng(0).standard_normal((len(both), 2))
+    start *= 1e-4 / start.std(axis=0)
     with threadpool_limits(1):  # so few points go fastest on one thread, and always to the same places
-        xy = TSNE(perplexity=min(30.0, len(both) / 4), init="pca", random_state=0).fit_transform(both)
+        xy = TSNE(perplexity=min(30.0, len(both) / 4), init=start.astype(np.float32), random_state=0).fit_transform(
+            both
+        )
     return (xy - xy.min(axis=0)) / np.maximum(np.ptp(xy, axis=0), 1e-9)
 
 

@@ -78,7 +78,7 @@ def load_gallery(path: pathlib.Path) -> Gallery:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
         shapes = arrays["shapes"]
-        pixels = np.split(arrays["pixels"], np.cumsum(shapes.prod(axis=1))[:-1])
+        pixels = np.split(arrays["pixels"], np.cumsum(shapes.prod(axis=1)))[: len(shapes)]
         image, text = arrays["names"].tolist()
         return Gallery(
             images=arrays["images"],

@@ -37,6 +37,8 @@ class Emoji(ArrayRecord):
     size: height and width of the pictures in pixels, on white.
     """
 
+    attribution = ATTRIBUTION
+
     def __init__(self, split: Literal["train", "test", "all"] = "train", size: int = 48):
         recipe = {
             "size": size,

@@ -1,0 +1,83 @@
+"""Retrieval metrics from naive ranks, built from config parts."""
+
+import numpy as np
+import pytest
+
+from bigcl import registry
+from bigcl.evals.retrieval import group
+from bigcl.registry import ConfigError
+from tests.evals.reference import encode, mesh, naive_rank, unit
+
+
+def build(arrays, devices=8, **options):
+    part = {"kind": "retrieval", "source": {"kind": "arrays", "arrays": arrays}, "batch": 8, **options}
+    return registry.build("evaluator", part, mesh=mesh(devices), tokenizer=None)
+
+
+def expected(rank, ks=(1, 5, 10)):
+    return {
+        **{f"recall@{k}": np.mean(rank <= k) for k in ks},
+        "median_rank": np.median(rank),
+        "mean_reciprocal_rank": np.mean(1 / rank),
+    }
+
+
+@pytest.mark.parametrize("label", [None, "word"])
+@pytest.mark.parametrize("rows", [29, 32])
+def test_both_directions(rows, label):
+    rng = np.random.default_rng(rows)
+    image, noise = unit(rng, rows), unit(rng, rows)
+    text = image + 1.5 * noise
+    words = [None if i % 7 == 0 else f"word {i % 5}" for i in range(rows)]
+    evaluator = build({"image": image, "text": text, "word": words}, label=label)
+    numbers = evaluator.run(encode)
+
+    ids = np.arange(rows)
+    if label is not None:
+        ids = np.array([rows + i if word is None else int(word[-1]) for i, word in enumerate(words)])
+    text = encode({"text": text})["text"]
+    for name, a, b in (("text_to_image", text, image), ("image_to_text", image, text)):
+        rank = naive_rank(a, b, ids, ids)
+        assert 0 < np.mean(rank == 1) < 1
+        np.testing.assert_array_equal(evaluator.artifacts[name], rank)
+        found = {k.split("/")[1]: v for k, v in numbers.items() if k.startswith(name)}
+        assert found == pytest.approx(expected(rank))
+    assert len(numbers) == 10
+    np.testing.assert_allclose(evaluator.artifacts["text"], text, atol=1e-6)
+
+
+def test_same_numbers_on_one_device_and_with_other_batches():
+    rng = np.random.default_rng(1)
+    arrays = {"image": unit(rng, 27), "text": unit(rng, 27)}
+    results = [
+        build(arrays, devices, batch=batch).run(encode) for devices, batch in ((1, 200), (8, 200), (8, 5), (1, 1))
+    ]
+    assert all(r == results[0] for r in results)
+
+
+def test_constant_embeddings_find_nothing():
+    arrays = {"image": np.ones((30, 4), np.float32), "text": np.ones((30, 4), np.float32)}
+    numbers = build(arrays).run(encode)
+    assert numbers["text_to_image/recall@10"] == numbers["image_to_text/recall@1"] == 0
+    assert numbers["text_to_image/median_rank"] == 30
+
+
+def test_a_filling_row_is_no_competitor():
+    """The last batch repeats the last example; its copies would tie with it."""
+    x = np.eye(9, dtype=np.float32)
+    assert build({"image": x, "text": x}).run(encode)["text_to_image/recall@1"] == 1
+
+
+def test_names_and_ks():
+    x = np.eye(4, dtype=np.float32)
+    numbers = build({"image": x, "text": x}, query="image", item="text", ks=[2]).run(encode)
+    assert numbers["image_to_text/recall@2"] == 1 and "image_to_text/recall@1" not in numbers
+
+
+def test_group():
+    np.testing.assert_array_equal(group(["a", None, "b", "a", None, 0]), [0, 1, 2, 0, 3, 4])
+
+
+def test_unknown_key():
+    with pytest.raises(ConfigError, match=r"labels: unknown key; did you mean 'label'"):
+        build({"image": [1]}, labels="x")

@@ -1,0 +1,72 @@
+"""Galleries: what may be one, and the file they travel in."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bigcl.report import Gallery, load_gallery, save_gallery
+
+
+def gallery(**changes) -> Gallery:
+    """Three pairs with pictures of three sizes."""
+    fields = {
+        "images": np.eye(3, 4, dtype=np.float32),
+        "texts": np.eye(3, 4, 1, dtype=np.float32),
+        "thumbnails": [
+            np.full((4, 5, 3), 7, np.uint8),
+            np.arange(27, dtype=np.uint8).reshape(3, 3, 3),
+            np.zeros((1, 9, 3), np.uint8),
+        ],
+        "captions": ["a \u2603 snowman", "", "<b>bold</b>"],
+        "groups": ["weather", None, "markup"],
+        "scale": 12.5,
+    }
+    return Gallery(**{**fields, **changes})
+
+
+@pytest.mark.parametrize("changes", [{}, {"attribution": "by nobody", "names": ("audio", "text")}])
+def test_a_gallery_comes_back_from_its_file_as_it_was(tmp_path, changes):
+    before = gallery(**changes)
+    save_gallery(before, tmp_path / "gallery.npz")
+    after = load_gallery(tmp_path / "gallery.npz")
+    for field in dataclasses.fields(Gallery):
+        was, now = getattr(before, field.name), getattr(after, field.name)
+        if field.name in ("images", "texts", "thumbnails"):
+            for a, b in zip(was, now, strict=True):
+                np.testing.assert_array_equal(a, b, strict=True)
+        else:
+            assert now == was
+    assert [path.name for path in tmp_path.iterdir()] == ["gallery.npz"]
+
+
+def test_an_empty_gallery_can_be_stored(tmp_path):
+    none = np.zeros((0, 4), np.float32)
+    save_gallery(gallery(images=none, texts=none, thumbnails=[], captions=[], groups=[]), tmp_path / "gallery.npz")
+    assert len(load_gallery(tmp_path / "gallery.npz")) == 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"captions": ["one"]}, "1 captions for 3 pairs"),
+        ({"texts": np.eye(2, 4, dtype=np.float32)}, r"\[N, D\] on both sides"),
+        ({"texts": np.full((3, 4), np.nan, np.float32)}, "not finite"),
+        ({"thumbnails": [np.zeros((2, 2, 3), np.float32)] * 3}, "thumbnail 0 must be uint8"),
+        ({"thumbnails": [np.zeros((2, 2, 4), np.uint8)] * 3}, r"got uint8 \[2, 2, 4\]"),
+    ],
+)
+def test_what_is_no_gallery_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        gallery(**changes)
+
+
+@pytest.mark.parametrize("content", [b"no archive", None])
+def test_a_file_that_is_no_gallery_is_named(tmp_path, content):
+    path = tmp_path / "gallery.npz"
+    if content is None:
+        np.savez(path, images=np.array([{}], dtype=object))
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"gallery\.npz is not a gallery"):
+        load_gallery(path)
