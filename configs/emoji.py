@@ -14,7 +14,7 @@ def get_config(arg=None):
     arg = parse_arg(arg, smoke=False)
     source = {"kind": "emoji", "size": 48}
     train, test = {**source, "split": "train"}, {**source, "split": "test"}
-    decode = [{"kind": "decode_image"}]
+    decode = [{"kind": "decode_image", "cache": 4096}]
     tokenize = [{"kind": "tokenize", "length": 17}]
     block = {"heads": 4, "scan": False, "embed_dim": 128}  # so few layers compile quickly, and run faster unrolled
 
@@ -31,7 +31,7 @@ def get_config(arg=None):
         },
         "losses": [{"kind": "infonce", "of": ["image", "text"]}],
     }
-    c.optim = {"optimizer": {"kind": "muon"}, "lr": 1e-2, "weight_decay": 0.3}
+    c.optim = {"optimizer": {"kind": "muon", "adam_lr": 0.2}, "lr": 1e-2, "weight_decay": 0.3}
     c.evals = {
         "retrieval": {"kind": "retrieval", "source": test, "transforms": [*decode, *tokenize], "query": "text", "item": "image"},
         "zero_shot": {

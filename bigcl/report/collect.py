@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from bigcl.data.transforms.text import as_text
-from bigcl.evals.retrieval import Retrieval
 from bigcl.report.gallery import Gallery
 
 LIMIT = 1000
@@ -18,12 +17,14 @@ def collect(evaluators: dict[str, Any], scale: float) -> Gallery | None:
     scale: inverse temperature of the loss.
     """
     for evaluator in evaluators.values():
-        if isinstance(evaluator, Retrieval) and evaluator.artifacts and (gallery := show(evaluator, scale)) is not None:
+        found = getattr(evaluator, "artifacts", {})
+        sides = getattr(evaluator, "item", None), getattr(evaluator, "query", None)
+        if all(side in found for side in sides) and (gallery := show(evaluator, scale)) is not None:
             return gallery
     return None
 
 
-def show(evaluator: Retrieval, scale: float) -> Gallery | None:
+def show(evaluator: Any, scale: float) -> Gallery | None:
     """The pairs of one evaluator, its first LIMIT ones, as pictures and texts."""
     source, rows = evaluator.source, range(min(LIMIT, len(evaluator.source)))
     raw = [dict(source[i]) for i in rows]
@@ -44,7 +45,7 @@ def show(evaluator: Retrieval, scale: float) -> Gallery | None:
     )
 
 
-def transformed(evaluator: Retrieval, example: dict[str, Any]) -> dict[str, Any]:
+def transformed(evaluator: Any, example: dict[str, Any]) -> dict[str, Any]:
     """The example as the towers see it."""
     for transform in evaluator.transforms:
         example = transform(example, np.random.default_rng(0))

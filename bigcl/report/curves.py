@@ -42,10 +42,10 @@ def training_charts(run: Run) -> list[Chart]:
 
 
 def evaluation_charts(run: Run) -> list[Chart]:
-    """A chart for every evaluation metric with more than one value; metrics that differ in `@k` alone share one."""
+    """A chart for every evaluation metric that ever changed; metrics that differ in `@k` alone share one."""
     families: dict[str, list[str]] = {}
     for key in run.evaluations:
-        if len(run.series(key)[0]) > 1:
+        if len(set(run.series(key)[1])) > 1:
             families.setdefault(key.partition("@")[0], []).append(key)
     charts = []
     for family, keys in families.items():

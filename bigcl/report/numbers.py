@@ -1,7 +1,6 @@
 """The numbers of a report: the few big ones at its head, and the tables."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,7 +38,7 @@ def lede(run: Run, showcase: Showcase | None) -> Markup:
     """The run in at most two sentences."""
     sentences = []
     if showcase is not None:
-        direction, count = showcase.from_text, len(showcase.gallery)
+        direction, count = showcase.from_text, candidates(run, showcase)
         recall = evaluated(run, direction, "recall@1", direction.found.recall(1))
         asked = Markup("Asked with a {}, this model puts the right {} of {:,} first <b>{}</b> of the time; ").format(
             direction.source, direction.target, count, percent(recall)
@@ -57,7 +56,7 @@ def retrieval_numbers(run: Run, showcase: Showcase | None) -> list[Big]:
     if showcase is None:
         keys = [key for key in run.evaluations if key.endswith("/recall@1")]
         return [Big(percent(run.last(key) or 0.0), f"{words(key.split('/')[-2])} recall@1") for key in keys]
-    count, numbers, medians = len(showcase.gallery), [], []
+    count, numbers, medians = candidates(run, showcase), [], []
     for direction, tone in ((showcase.from_text, "second"), (showcase.from_image, "first")):
         recall = evaluated(run, direction, "recall@1", direction.found.recall(1))
         medians.append(short(evaluated(run, direction, "median_rank", float(np.median(direction.found.rank)))))
@@ -74,14 +73,20 @@ def evaluated(run: Run, direction: Direction, metric: str, otherwise: float) -> 
     return next((value for value in values if value is not None), otherwise)
 
 
+def candidates(run: Run, showcase: Showcase) -> int:
+    """How many targets each query had in the evaluation: all that it counted, of which the gallery may hold a part."""
+    end = f"/{showcase.from_text.source}_to_{showcase.from_text.target}/recall@1"
+    counts = [run.last(key.removesuffix(end) + "/examples") for key in run.evaluations if key.endswith(end)]
+    return next((int(count) for count in counts if count), len(showcase.gallery))
+
+
 def zero_shot_numbers(run: Run) -> list[Big]:
-    """The accuracy of every zero-shot evaluator, with its chance where it was logged."""
+    """The accuracy of every zero-shot evaluator, with the mean over classes, which may be of very different size."""
     numbers = []
     for key in run.evaluations:
-        match = re.fullmatch(r"(eval/[^/]*zero_?shot[^/]*)/(accuracy|accuracy@1|top1|top_1)", key)
-        if match:
-            chance = run.last(f"{match[1]}/chance")
-            note = f"chance {percent(chance)}" if chance else ""
+        if "zero_shot" in key and key.endswith("/accuracy@1"):
+            mean = run.last(key.replace("accuracy@1", "mean_per_class_accuracy"))
+            note = "" if mean is None else f"class mean {percent(mean)}"
             numbers.append(Big(percent(run.last(key) or 0.0), "zero-shot accuracy", note))
     return numbers
 
@@ -109,11 +114,12 @@ def metrics_table(run: Run) -> list[tuple[str, list[Row]]]:
 
 
 def metric_row(run: Run, key: str, name: str) -> Row:
-    """The row of one metric. Best is the highest of shares, the lowest of ranks and losses, and unknown of others."""
+    """The row of one metric. Best is the highest share, the lowest median rank or loss, and unknown for others."""
     steps, values = run.series(key)
     form = percent if is_share(key) else short
     last = form(float(values[-1]))
-    pick = np.argmax if is_share(key) else np.argmin if key.endswith(("rank", "loss")) else None
+    high, low = is_share(key) or name == "mean reciprocal rank", name in ("median rank", "loss")
+    pick = np.argmax if high else np.argmin if low else None
     if pick is None or len(values) < 2:
         return Row(name, last, "", "")
     best = int(pick(values))

@@ -101,7 +101,7 @@ def is_finite(value: Any) -> bool:
 def is_share(key: str) -> bool:
     """Whether a metric of this name is a fraction of 1, to be read as a percentage."""
     last = key.rsplit("/", 1)[-1]
-    return any(word in last for word in ("recall", "accuracy", "precision", "fraction", "top_", "top1", "top5"))
+    return any(word in last for word in ("recall", "accuracy", "precision", "fraction"))
 
 
 def percent(value: float) -> str:

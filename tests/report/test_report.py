@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from bigcl.report import Gallery, build_report, save_gallery
+from bigcl.report.numbers import metrics_table
+from bigcl.report.run import Run
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -70,7 +72,7 @@ def make_run(folder: pathlib.Path, rows: list[dict] | None = None, **config) -> 
                     {
                         "step": step,
                         "eval/retrieval/text_to_image/recall@1": step / 1000,
-                        "eval/zero_shot/accuracy": 0.8125,
+                        "eval/zero_shot/accuracy@1": step / 400,
                     }
                 )
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +99,7 @@ def test_a_full_report_has_every_section_and_number(tmp_path):
     for said in (
         "my-run",
         "30.0%",
-        "81.2%",
+        "75.0%",
         "2:30",
         "76.8k",
         "9.9.9",
@@ -193,6 +195,32 @@ def test_values_that_are_not_finite_are_not_drawn(tmp_path):
     text = build_report(make_run(tmp_path, rows)).read_text()
     assert Page(text).count("svg", "chart") == 1
     assert "NaN" not in text
+
+
+def test_chance_is_that_of_the_whole_evaluation(tmp_path):
+    rows = [{"step": 300, "eval/retrieval/text_to_image/recall@1": 0.5, "eval/retrieval/examples": 5000.0}]
+    text = build_report(make_run(tmp_path, rows), make_gallery()).read_text()
+    assert "the right image of 5,000 first <b>50.0%</b>" in text
+    assert "chance 0.02%" in text
+
+
+def test_counts_that_never_change_have_no_chart(tmp_path):
+    rows = [{"step": s, "eval/zero_shot/examples": 397.0, "eval/zero_shot/accuracy@1": s / 10} for s in (1, 2)]
+    text = build_report(make_run(tmp_path, rows)).read_text()
+    assert Page(text).count("svg", "chart") == 1
+    assert "397" in text
+
+
+def test_the_best_value_is_the_highest_or_the_lowest_as_it_should(tmp_path):
+    keys = ("a/recall@1", "a/median_rank", "a/mean_reciprocal_rank", "a/examples")
+    rows = [{"step": s, **{f"eval/{key}": v for key in keys}} for s, v in ((1, 0.25), (2, 0.75), (3, 0.5))]
+    ((_, table),) = metrics_table(Run.read(make_run(tmp_path, rows)))
+    assert [(row.name, row.last, row.best, row.step) for row in table] == [
+        ("recall@1", "50.0%", "75.0%", "2"),
+        ("median rank", "0.5", "0.25", "1"),
+        ("mean reciprocal rank", "0.5", "0.75", "2"),
+        ("examples", "0.5", "", ""),
+    ]
 
 
 def test_a_stopped_run_says_how_far_it_came(tmp_path):
