@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib.metadata
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -12,6 +14,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
+import bigcl
 from bigcl import flops, registry, rules
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.loader import Loader
@@ -123,13 +126,26 @@ class Experiment:
 
     def describe(self) -> list[str]:
         """Lines for the start of a run: hardware, mesh, data, and the defaults that were derived."""
-        kind, axes = jax.devices()[0].device_kind, " x ".join(f"{a} {n}" for a, n in self.mesh.shape.items())
+        where = self.environment()
         epochs = self.train.steps * self.train.batch / self.loader.size
         return [
-            f"{jax.device_count()} x {kind}, {jax.process_count()} process(es), mesh {axes}, {self.dtype()} towers, jax {jax.__version__}",
+            f"{where['devices']}, {where['processes']} process(es), mesh {where['mesh']}, {self.dtype()} towers, jax {jax.__version__}",
             f"data: {source_name(self.source)}, {self.loader.size:,} examples; {self.train.steps:,} steps of {self.train.batch:,}: {epochs:.1f} epochs",
             *self.notes,
         ]
+
+    def environment(self) -> dict[str, Any]:
+        """Hardware and versions, as the report shows them."""
+        versions = {p: importlib.metadata.version(p) for p in ("jax", "flax", "optax", "orbax-checkpoint", "grain")}
+        return {
+            "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "processes": jax.process_count(),
+            "mesh": " x ".join(f"{a} {n}" for a, n in self.mesh.shape.items()),
+            "towers compute in": str(self.dtype()),
+            "python": platform.python_version(),
+            "bigcl": bigcl.__version__,
+            **versions,
+        }
 
     def dtype(self) -> jnp.dtype:
         """What the towers compute in."""

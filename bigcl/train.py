@@ -21,6 +21,17 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, met
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file; its argument follows a colon: configs/emoji.py:smoke.", lock_config=True)
 
 
+def parse(argv: list[str]) -> list[str]:
+    """The flags; a key that the config does not have, or a config that cannot be loaded, is a plain message."""
+    path = next((a.partition("=")[2] or b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a.split("=")[0] == "--config"), "")
+    if not pathlib.Path(path.partition(":")[0]).is_file():
+        sys.exit(f"error: --config: no file {path.partition(':')[0] or '(none given)'}; configs/emoji.py is the quick start")
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, ConfigError) as error:  # the first is how ml_collections says that there is no such key
+        sys.exit(f"error: config: no key {error}" if isinstance(error, AttributeError) else f"error: {error}")
+
+
 def main(argv: list[str]) -> None:
     """Trains or resumes the run in `--workdir`, evaluates it and writes its report."""
     from bigcl.checkpoint import CheckpointError
@@ -36,7 +47,7 @@ def main(argv: list[str]) -> None:
     except Interrupted as stop:
         print(f"{stop}. To go on from there, run the same command again:\n  {command}", file=sys.stderr)
         sys.exit(130)
-    except (ConfigError, CheckpointError, Diverged) as error:
+    except (ConfigError, CheckpointError, Diverged, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -48,17 +59,17 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     Experiment.check(config)
     host.configure_jax()
     host.join_cluster()
-    workdir.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(**config)
     trainer = Trainer(experiment, workdir)
-    if trainer.checkpoints.latest() == experiment.train.steps:
-        print(f"{workdir} is finished: step {experiment.train.steps} of {experiment.train.steps}. Report: {workdir / 'report.html'}")
+    steps = experiment.train.steps
+    if (done := trainer.checkpoints.latest() or 0) >= steps:
+        print(f"{workdir} is finished: step {done} of {steps}. Report: {workdir / 'report.html'}")
         print("For another run, choose another --workdir; to train longer, raise --config.train.steps.")
         return
     announce(config, experiment, workdir)
     began = time.monotonic()
     trainer.run()
-    print(f"trained to step {experiment.train.steps} in {time.monotonic() - began:.0f} s")
+    print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
     write_report(experiment, workdir)
 
 
@@ -67,11 +78,13 @@ def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> 
     import jax
 
     path = workdir / "config.json"
+    workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         changed = configs.differences(json.loads(path.read_text()), config) if path.exists() else []
         for line in changed:
             print(f"config changed since this run began: {line}")
         configs.save(config, path)
+        configs.save(experiment.environment(), workdir / "environment.json")
         if experiment.tokenizer is not None:
             experiment.tokenizer.save(workdir / "tokenizer.json")
         for line in experiment.describe():
@@ -99,9 +112,9 @@ def write_report(experiment: Any, workdir: pathlib.Path) -> None:
         if gallery is not None:
             save_gallery(gallery, workdir / "gallery.npz")
         print(f"report: {build_report(workdir).absolute()}")
-    except ImportError as error:
+    except (ImportError, ValueError) as error:
         print(f"no report: {error}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

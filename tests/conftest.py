@@ -13,7 +13,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla-tests"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 # Before anything imports them: shapes and dtypes in signatures are checked at every call.
 jaxtyping.install_import_hook(["bigcl.losses", "bigcl.towers"], "beartype.beartype")

@@ -22,7 +22,6 @@ def render(run: Run, gallery: Gallery | None) -> str:
     jinja.filters["percent"] = percent
     script = asset("script.js")
     showcase = Showcase.of(gallery) if gallery is not None and len(gallery) > 1 else None
-    config = {key: part for key, part in run.config.items() if key != "environment"}
     return jinja.from_string(asset("template.html.j2")).render(
         run=run,
         style=asset("style.css"),
@@ -36,7 +35,7 @@ def render(run: Run, gallery: Gallery | None) -> str:
         metrics=metrics_table(run),
         timing=timing_table(run),
         environment=environment_table(run),
-        config=json.dumps(config, indent=2, ensure_ascii=False),
+        config=json.dumps(run.config, indent=2, ensure_ascii=False),
         version=__version__,
     )
 

@@ -17,11 +17,12 @@ Series = tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The resolved config and the rows of `metrics.jsonl`."""
+    """The resolved config, the rows of `metrics.jsonl`, and versions and hardware where `environment.json` tells them."""
 
     name: str
     config: Mapping[str, Any]
     rows: list[dict[str, Any]]
+    environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def read(cls, workdir: pathlib.Path) -> "Run":
@@ -39,9 +40,11 @@ class Run:
             settings = json.loads(path.read_text(encoding="utf-8"))
             path = workdir / "metrics.jsonl"
             rows = read_rows(path)
+            path = workdir / "environment.json"
+            environment = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         except ValueError as error:
             raise ValueError(f"{path} is not JSON ({error}); repair or remove it") from error
-        return cls(workdir.resolve().name, settings, [row for row in rows if "step" in row])
+        return cls(workdir.resolve().name, settings, [row for row in rows if "step" in row], environment)
 
     def series(self, key: str) -> Series:
         """Steps and finite values of a metric, by rising step; of repeated steps the last row counts."""
@@ -59,12 +62,6 @@ class Run:
         """Keys of all evaluation metrics, in the order of the log."""
         keys = dict.fromkeys(key for row in self.rows for key in row if key.startswith("eval/"))
         return [key for key in keys if self.last(key) is not None]
-
-    @property
-    def environment(self) -> Mapping[str, Any]:
-        """Versions and hardware, from the config or the first row that has them."""
-        candidates = [self.config, *self.rows]
-        return next((c["environment"] for c in candidates if isinstance(c.get("environment"), Mapping)), {})
 
     @property
     def step(self) -> int:

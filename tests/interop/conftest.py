@@ -6,7 +6,10 @@ from typing import Any
 
 
 def declare_operators() -> Any:
-    """Declares the two operators that torchvision looks up while it is imported, where its own library of them does not load. Nothing here calls them."""
+    """Declares the operators that torchvision looks up while it is imported, where its own library of them does not load.
+
+    They have no implementation: nothing here calls them.
+    """
     spec = importlib.util.find_spec("torchvision")
     if importlib.util.find_spec("torch") is None or spec is None or spec.origin is None:
         return None

@@ -1,7 +1,7 @@
 """Where the weights of other implementations lie in a bigcl task: tables from their names to bigcl's paths.
 
-In a name, `*` is the number of a layer; in bigcl it is an index into the leading axis of the stacked blocks. Norms, dense layers and attentions are
-spelled by the helpers `norm`, `linear`, `heads` and `multihead`, so that a table lists modules.
+In a name, `*` is the number of a layer; in bigcl it is an index into the leading axis of the stacked blocks. Norms, dense
+layers and attentions are spelled by `norm`, `linear`, `heads` and `multihead`, so that a table lists modules.
 """
 
 import re
@@ -15,8 +15,8 @@ class Place(NamedTuple):
     """Where an outside weight goes.
 
     path: in the task.
-    kernel: whether torch keeps it output axis first, `[out, in]` or `[out, channels, height, width]`, and bigcl input axes first.
-    part: which of queries, keys and values it holds; None where the array has no such axis or the weight holds all three.
+    kernel: whether the output axis comes first outside, `[out, in]` or `[out, channels, height, width]`, and last in bigcl.
+    part: which of queries, keys and values it holds; None where there are no such parts, or it holds all three.
     """
 
     path: str
@@ -44,7 +44,10 @@ def heads(name: str, path: str, part: int | slice | None = None) -> Table:
 
 def multihead(name: str, path: str) -> Table:
     """`torch.nn.MultiheadAttention`."""
-    fused = {f"{name}.in_proj_weight": Place(f"{path}/qkv", kernel=True), f"{name}.in_proj_bias": Place(f"{path}/qkv_bias")}
+    fused = {
+        f"{name}.in_proj_weight": Place(f"{path}/qkv", kernel=True),
+        f"{name}.in_proj_bias": Place(f"{path}/qkv_bias"),
+    }
     return {**fused, **heads(f"{name}.out_proj", f"{path}/out")}
 
 
@@ -165,8 +168,13 @@ def locate(table: Table, name: str) -> tuple[Place, int | None]:
     return place, None if layer is None else int(layer[1])
 
 
-def translate(weights: Mapping[str, np.ndarray], table: Table, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Outside weights, or their gradients, as a task's arrays of these shapes: every weight must have a place, and every array be filled."""
+def translate(
+    weights: Mapping[str, np.ndarray], table: Table, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """Outside weights, or their gradients, as a task's arrays of these shapes.
+
+    Every weight must have a place (KeyError), and every array must be filled (ValueError).
+    """
     arrays = {path: np.full(shape, np.nan, np.float32) for path, shape in shapes.items()}
     for name, weight in weights.items():
         place, layer = locate(table, name)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import open_clip
+import open_clip.loss
 import open_clip.model
 import timm
 import torch
@@ -20,7 +21,11 @@ RATIO = 1.5  # MLP width / width, in both towers
 
 
 class Reference(NamedTuple):
-    """model: of the outside world.  run: `(model, images, text) -> {"image", "text", "logits", "loss"}`.  towers: the same in bigcl."""
+    """An outside model and what bigcl calls the same.
+
+    run: `(model, images, text)` to image and text features before normalisation, logits and loss.
+    table: where its weights go.  towers, loss: parts of a bigcl task.
+    """
 
     model: torch.nn.Module
     run: Callable[[Any, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
@@ -41,14 +46,22 @@ def siglip_towers(activation: str) -> dict[str, dict[str, Any]]:
     common = {"activation": activation, "norm_eps": 1e-6}
     return {
         "image": {"kind": "vit", **IMAGE, **common, "pool": "map"},
-        "text": {"kind": "text", **TEXT, **common, "pool": "last", "causal": False, "embed_dim": IMAGE["width"], "projection_bias": True},
+        "text": {
+            "kind": "text",
+            **TEXT,
+            **common,
+            "pool": "last",
+            "causal": False,
+            "embed_dim": IMAGE["width"],
+            "projection_bias": True,
+        },
     }
 
 
 def transformers_sizes(tower: dict[str, int], **more: Any) -> dict[str, Any]:
     names = {
-        "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads", "mlp_width": "intermediate_size",
-        "patch": "patch_size", "vocab": "vocab_size", "length": "max_position_embeddings",
+        "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
+        "mlp_width": "intermediate_size", "patch": "patch_size", "vocab": "vocab_size", "length": "max_position_embeddings",
     }  # fmt: skip
     special = {"bos_token_id": 1, "eos_token_id": tower["vocab"] - 1} if "vocab" in tower else {}
     return {names.get(k, k): v for k, v in tower.items()} | special | more
@@ -57,7 +70,9 @@ def transformers_sizes(tower: dict[str, int], **more: Any) -> dict[str, Any]:
 def transformers_clip(activation: str) -> Reference:
     image, text = (transformers_sizes(tower, hidden_act=activation) for tower in (IMAGE, TEXT))
     config = transformers.CLIPConfig(vision_config=image, text_config=text, projection_dim=CLIP_DIM)
-    return Reference(transformers.CLIPModel(config), run_transformers, mapping.TRANSFORMERS_CLIP, clip_towers(activation), "infonce")
+    return Reference(
+        transformers.CLIPModel(config), run_transformers, mapping.TRANSFORMERS_CLIP, clip_towers(activation), "infonce"
+    )
 
 
 def transformers_siglip() -> Reference:
@@ -68,7 +83,9 @@ def transformers_siglip() -> Reference:
 
 def run_transformers(model: Any, images: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
     features = {"image": model.get_image_features(pixel_values=images), "text": model.get_text_features(input_ids=text)}
-    features = {name: getattr(f, "pooler_output", f) for name, f in features.items()}  # before version 5 the features themselves
+    features = {
+        name: getattr(f, "pooler_output", f) for name, f in features.items()
+    }  # before version 5 the features themselves
     both = model(input_ids=text, pixel_values=images, return_loss=True)
     return {**features, "logits": both.logits_per_image, "loss": both.loss}
 
@@ -98,17 +115,24 @@ def open_clip_siglip(activation: str) -> Reference:
     text = open_clip_text(no_causal_mask=True, pool_type="last", proj_bias=True, norm_kwargs={"eps": 1e-6}, **act)
     model = open_clip.model.CustomTextCLIP(IMAGE["width"], open_clip_vision(), text, init_logit_bias=-10)
     trunk = timm.create_model(
-        "vit_base_patch16_siglip_224", img_size=IMAGE["image_size"], patch_size=IMAGE["patch"], embed_dim=IMAGE["width"],
-        depth=IMAGE["depth"], num_heads=IMAGE["heads"], mlp_ratio=RATIO, act_layer=activation, num_classes=0,
+        "vit_base_patch16_siglip_224", img_size=IMAGE["image_size"], patch_size=IMAGE["patch"],
+        embed_dim=IMAGE["width"], depth=IMAGE["depth"], num_heads=IMAGE["heads"], mlp_ratio=RATIO, act_layer=activation, num_classes=0,
     )  # fmt: skip
-    model.visual = torch.nn.Sequential(OrderedDict(trunk=trunk))  # as open_clip names it; its adapter takes timm's full sizes only
+    model.visual = torch.nn.Sequential(
+        OrderedDict(trunk=trunk)
+    )  # as open_clip names it; its adapter takes timm's full sizes only
     return Reference(model, run_open_clip, mapping.OPEN_CLIP_SIGLIP, siglip_towers(activation), "sigmoid")
 
 
 def run_open_clip(model: Any, images: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
     logits, _ = model.get_logits(images, text)
-    loss = open_clip.ClipLoss() if model.logit_bias is None else open_clip.SigLipLoss()
-    return {"image": model.encode_image(images), "text": model.encode_text(text), "logits": logits, "loss": loss(*model(images, text))}
+    loss = open_clip.ClipLoss() if model.logit_bias is None else open_clip.loss.SigLipLoss()
+    return {
+        "image": model.encode_image(images),
+        "text": model.encode_text(text),
+        "logits": logits,
+        "loss": loss(*model(images, text)),
+    }
 
 
 REFERENCES: dict[str, Callable[[], Reference]] = {
@@ -123,7 +147,7 @@ REFERENCES: dict[str, Callable[[], Reference]] = {
 
 
 def randomize(reference: Reference, seed: int) -> None:
-    """Weights that hide nothing: biases and norms away from 0 and 1, and embeddings so small that the epsilon of a norm shows."""
+    """Weights that hide nothing: biases and norms away from 0 and 1, embeddings so small that a norm's epsilon shows."""
     torch.manual_seed(seed)
     for name, weight in reference.model.named_parameters():
         path = mapping.locate(reference.table, name)[0].path.split("/")
@@ -142,7 +166,10 @@ def randomize(reference: Reference, seed: int) -> None:
 
 
 def inputs(reference: Reference, seed: int, batch: int = 5) -> dict[str, np.ndarray]:
-    """Normalised images `[B, H, W, 3]`, and texts `[B, N]`: CLIP's end at different places with the largest id, SigLIP's are padded with 1."""
+    """Normalised images `[B, H, W, 3]` and texts `[B, N]` of different lengths.
+
+    CLIP's texts end with the largest id and are padded with 0, SigLIP's are padded with 1.
+    """
     rng = np.random.default_rng(seed)
     side, length, vocab = IMAGE["image_size"], TEXT["length"], TEXT["vocab"]
     text = rng.integers(2, vocab - 1, (batch, length))

@@ -76,8 +76,10 @@ def make_run(folder: pathlib.Path, rows: list[dict] | None = None, **config) -> 
                     }
                 )
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {"seed": 0, "train": {"steps": 300, "batch": 256}, "environment": {"jax": "9.9.9"}, **config}
+    environment = config.pop("environment", {"jax": "9.9.9"})
+    settings = {"seed": 0, "train": {"steps": 300, "batch": 256}, **config}
     (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 

@@ -1,0 +1,76 @@
+"""Two real processes of two devices each compute what one device does: losses with all gradients, and training steps."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigcl.losses import infonce, sigmoid
+from tests.problems import TRANSFORMERS, Problem, assert_close
+
+ROOT = pathlib.Path(__file__).parent.parent
+PROCESSES, STEPS, TIMEOUT = 2, 2, 300
+LOSSES = {"infonce": lambda za, zb, scale, bias: infonce(za, zb, scale, label_smoothing=0.1), "sigmoid": sigmoid}
+
+
+def embeddings() -> tuple[np.ndarray, ...]:
+    """Unit rows of the global batch, scale and bias."""
+    za, zb = np.random.default_rng(0).normal(size=(2, 24, 8)).astype(np.float32)
+    za, zb = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (za, zb))
+    return za, zb, np.float32(9.0), np.float32(-2.0)
+
+
+def launch(process: int, port: int, folder: pathlib.Path) -> subprocess.Popen:
+    """Starts one process; what it prints goes to a file, so that a full pipe never holds it up."""
+    command = [sys.executable, "-m", "tests.workers.train", f"localhost:{port}", str(process), str(folder / "result.npz")]
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+    with (folder / f"{process}.log").open("w") as log:
+        return subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=log, stderr=subprocess.STDOUT)
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> dict[str, np.ndarray]:
+    """What the processes found; none of them outlives this fixture."""
+    folder = tmp_path_factory.mktemp("processes")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [launch(i, port, folder) for i in range(PROCESSES)]
+    try:
+        deadline = time.monotonic() + TIMEOUT
+        while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
+            if any(p.poll() for p in processes):  # one has failed: the other would wait for it
+                break
+            time.sleep(0.1)
+    finally:
+        codes = [p.poll() for p in processes]
+        for p in processes:
+            p.kill()
+            p.wait()
+    logs = "\n".join((folder / f"{i}.log").read_text()[-3000:] for i in range(PROCESSES))
+    assert codes == [0] * PROCESSES, f"exit codes {codes} (None: killed after {TIMEOUT} s)\n{logs}"
+    with np.load(folder / "result.npz") as file:
+        return dict(file)
+
+
+def group(result: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
+    """The arrays that the processes wrote under a name, in order."""
+    return [result[f"{name}/{i}"] for i in range(sum(k.startswith(f"{name}/") for k in result))]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_equal_those_of_one_device(result, name):
+    expected = jax.jit(jax.value_and_grad(LOSSES[name], argnums=(0, 1, 2, 3)))(*map(jnp.asarray, embeddings()))
+    assert len(group(result, name)) == 5
+    assert_close(group(result, name), jax.tree.leaves(expected))
+
+
+def test_training_equals_that_of_one_device(result):
+    assert_close(group(result, "train"), jax.tree.leaves(Problem(TRANSFORMERS).train(STEPS)))

@@ -1,0 +1,42 @@
+"""One of the processes of tests/test_two_processes.py: `train.py COORDINATOR PROCESS RESULT`."""
+
+import sys
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bigcl.mesh import batch_sharding, make_mesh, replicated
+from tests.problems import TRANSFORMERS, Problem
+from tests.test_two_processes import LOSSES, PROCESSES, STEPS, embeddings
+
+
+def main(coordinator: str, process: int, result: str) -> None:
+    """Writes value and gradients of each loss, and state and metrics after some steps; process 0 alone writes."""
+    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(coordinator, num_processes=PROCESSES, process_id=process)
+    assert (jax.process_count(), jax.device_count(), jax.local_device_count()) == (PROCESSES, 2 * PROCESSES, 2)
+    found = {}
+    mesh = make_mesh(data=2, fsdp=2)
+    rows, whole = batch_sharding(mesh), replicated(mesh)
+    za, zb, scale, bias = embeddings()
+    local = slice(process * len(za) // PROCESSES, (process + 1) * len(za) // PROCESSES)
+    sides = [jax.make_array_from_process_local_data(rows, z[local]) for z in (za, zb)]
+    scalars = [jax.make_array_from_process_local_data(whole, x) for x in (scale, bias)]
+    for name, loss in LOSSES.items():
+        with jax.set_mesh(mesh):
+            step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole)))
+            value = step(*sides, *scalars)
+        for i, x in enumerate(jax.tree.leaves(multihost_utils.process_allgather(value, tiled=True))):
+            found[f"{name}/{i}"] = x
+    state, metrics = Problem(TRANSFORMERS).train(STEPS, mesh)
+    for i, x in enumerate(jax.tree.leaves((multihost_utils.process_allgather(state, tiled=True), metrics))):
+        found[f"train/{i}"] = x
+    if process == 0:
+        np.savez(result, **found)
+    multihost_utils.sync_global_devices("written")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
