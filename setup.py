@@ -47,6 +47,6 @@ setup(
         "demo": DEMO,
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "pre-commit"],
-        "interop-test": ["torch", "transformers", "open_clip_torch", *TEST],
+        "interop-test": ["torch", "torchvision", "transformers>=5", "open_clip_torch>=3.3", *TEST],
     },
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from bigcl.registry import ConfigError, nearest
 
@@ -45,6 +46,27 @@ def plain(config: Any) -> Any:
     if config is None or isinstance(config, bool | int | float | str):
         return config
     raise ConfigError(f"config: {config!r} is not plain data (number, text, list, dict, true, false, null)")
+
+
+def overridable(config: Any) -> Any:
+    """Resolved plain data as a config whose every key a flag can set; what is None takes numbers and words as they are written."""
+    if isinstance(config, Mapping):
+        return ConfigDict({k: overridable(v) for k, v in config.items()})
+    return placeholder(object) if config is None else config
+
+
+def without_defaults(config: Any, resolved: Any, original: Any) -> Any:
+    """`config`, which is `resolved` with some values set by flags, without the defaults that neither `original` nor a flag names.
+
+    So a flag may give a part another `kind`, and the defaults of the old one do not stay behind.
+    """
+    if not (isinstance(config, dict) and isinstance(resolved, dict) and isinstance(original, dict)):
+        return config
+    return {
+        k: without_defaults(v, resolved.get(k), original.get(k, {}))
+        for k, v in config.items()
+        if k in original or v != resolved.get(k)
+    }
 
 
 def save(config: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -42,8 +42,7 @@ def evaluate(workdir: pathlib.Path, step: int | None = None) -> tuple[int, dict[
     path = workdir / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
-    config = json.loads(path.read_text())
-    Experiment.check(config)
+    config = Experiment.resolve(json.loads(path.read_text()))
     host.configure_jax()
     experiment = Experiment(**config)
     state = experiment.checkpoints(workdir).restore(experiment.state_shapes, step)

@@ -17,6 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 import bigcl
 from bigcl import flops, registry, rules
 from bigcl.checkpoint import Checkpoints
+from bigcl.config import plain
 from bigcl.data.loader import Loader
 from bigcl.data.sources import source_name
 from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
@@ -120,9 +121,13 @@ class Experiment:
         self.eval_every = {k: v.get("every", 0) for k, v in evals.items()}
 
     @staticmethod
-    def check(config: Mapping[str, Any]) -> None:
-        """Raises ConfigError, naming the key, for a config that cannot work; touches no device and no data."""
+    def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with the defaults of all its parts filled in. Touches no device and no data.
+
+        Raises ConfigError, naming the key, for a config that cannot work.
+        """
         registry.check_call(Experiment, config, "config")
+        return plain(registry.resolve(Experiment, config))
 
     def describe(self) -> list[str]:
         """Lines for the start of a run: hardware, mesh, data, and the defaults that were derived."""

@@ -191,6 +191,36 @@ def check_nested(value: Any, hint: Any, where: str) -> None:
             check_nested(item, args[1], f"{where}.{key}")
 
 
+def resolve(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
+    """`kwargs` with the defaults of `make` filled in, and so on for the parts inside: what a run is really made of, as plain data."""
+    hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
+    defaults = {
+        name: p.default
+        for name, p in signature(make).items()
+        if name not in INJECTED and p.default is not p.empty and is_plain(hints.get(name, object))
+    }
+    return {k: resolve_nested(v, hints.get(k, Any), f"{where}.{k}") for k, v in {**kwargs, **{k: v for k, v in defaults.items() if k not in kwargs}}.items()}
+
+
+def resolve_nested(value: Any, hint: Any, where: str) -> Any:
+    """The parts inside `value` resolved."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated and isinstance(value, Mapping):
+        if not isinstance(args[1], str):
+            return resolve(args[1], value, where)
+        holder = HOLDER_KEYS.get(args[1], {})
+        own = {k: v for k, v in value.items() if k == "kind" or k in holder}
+        return {**own, **resolve(constructor(args[1], value["kind"], where), arguments(args[1], value), where)}
+    if origin in (typing.Union, types.UnionType):
+        for arm in args:
+            value = resolve_nested(value, arm, where)
+    elif origin in (list, tuple, Sequence) and isinstance(value, Sequence) and not isinstance(value, str):
+        return [resolve_nested(item, args[0], f"{where}[{i}]") for i, item in enumerate(value)]
+    elif origin in (dict, Mapping) and isinstance(value, Mapping):
+        return {key: resolve_nested(item, args[1], f"{where}.{key}") for key, item in value.items()}
+    return value
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether plain data `value` has the annotated type (lists stand for sequences of any kind, ints for floats)."""
     return beartype.door.is_bearable(value, hint, conf=_NUMBERS)

@@ -20,12 +20,29 @@ from bigcl.registry import ConfigError
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True)
 CONFIG = config_flags.DEFINE_config_file("config", None, "A config file; its argument follows a colon: configs/emoji.py:smoke.", lock_config=True)
 
+LOADED: dict[str, Any] = {}
+"""The config file as it was written (`original`) and with all defaults (`resolved`), before flags changed it."""
+
 
 def parse(argv: list[str]) -> list[str]:
-    """The flags; a key that the config does not have, or a config that cannot be loaded, is a plain message."""
+    """The flags. The config is filled with the defaults of all its parts, so that a flag can set each of them.
+
+    A key that it does not have, or a config that cannot be loaded, is a plain message.
+    """
+    from bigcl.experiment import Experiment
+
     path = next((a.partition("=")[2] or b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a.split("=")[0] == "--config"), "")
     if not pathlib.Path(path.partition(":")[0]).is_file():
         sys.exit(f"error: --config: no file {path.partition(':')[0] or '(none given)'}; configs/emoji.py is the quick start")
+    parser = flags.FLAGS["config"].parser
+    load = parser.parse
+
+    def load_resolved(argument: str) -> Any:
+        LOADED["original"] = original = configs.plain(load(argument))
+        LOADED["resolved"] = resolved = Experiment.resolve(original)
+        return configs.overridable(resolved)
+
+    parser.parse = load_resolved
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, ConfigError) as error:  # the first is how ml_collections says that there is no such key
@@ -43,7 +60,7 @@ def main(argv: list[str]) -> None:
     try:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; write overrides as --config.key=value")
-        run(configs.plain(CONFIG.value), pathlib.Path(WORKDIR.value))
+        run(configs.without_defaults(configs.plain(CONFIG.value), **LOADED), pathlib.Path(WORKDIR.value))
     except Interrupted as stop:
         print(f"{stop}. To go on from there, run the same command again:\n  {command}", file=sys.stderr)
         sys.exit(130)
@@ -56,7 +73,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     from bigcl.experiment import Experiment
     from bigcl.trainer import Trainer
 
-    Experiment.check(config)
+    config = Experiment.resolve(config)
     host.configure_jax()
     host.join_cluster()
     experiment = Experiment(**config)

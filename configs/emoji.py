@@ -41,4 +41,6 @@ def get_config(arg=None):
     c.checkpoint = {"every": 200, "best": "eval/retrieval/text_to_image/recall@1"}
     if arg.smoke:
         c.train.update(steps=20, batch=64)
+        for tower in c.task.towers.values():
+            tower.update(width=32, depth=1, heads=2)
     return c

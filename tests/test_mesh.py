@@ -82,7 +82,7 @@ def test_heads_that_do_not_divide_stay_whole():
 def test_rules_of_the_config_decide():
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     placement = [("a", "replicate"), ("b/.*", [None, "tensor"]), ["b.*|c", "fsdp"]]
-    where = place(shapes(**{"a": (64, 64), "b/x": (4, 4), "b": (64, 32), "c": (3, 5)}), mesh, placement)
+    where = place(shapes(**{"a": (64, 64), "b/x": (4, 4), "b": (128, 64), "c": (3, 5)}), mesh, placement)
     assert {k: v.spec for k, v in where.items()} == {
         "a": PartitionSpec(),
         "b/x": PartitionSpec(None, "tensor"),

@@ -21,8 +21,9 @@ VARIANTS: dict[str, tuple[int, int, int, int]] = {
     "H": (1280, 32, 16, 5120),
     "So400m": (1152, 27, 16, 4304),
     "g": (1408, 40, 16, 6144),
+    "gopt": (1536, 40, 16, 6144),
 }
-"""width, depth, heads, MLP width. So400m: Alabdulmohsin et al. 2023; g: the ViT-g of OpenCLIP and SigLIP 2; the others: Dosovitskiy et al. 2021."""
+"""width, depth, heads, MLP width. So400m: Alabdulmohsin et al. 2023; g: OpenCLIP's; gopt: SigLIP 2's; the others: Dosovitskiy et al. 2021."""
 
 
 class ViT(nnx.Module):

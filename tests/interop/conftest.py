@@ -6,7 +6,7 @@ from typing import Any
 
 
 def declare_operators() -> Any:
-    """Declares the operators that torchvision looks up while it is imported, where its own library of them does not load.
+    """Declares the operators that torchvision looks up on import, where its own library of them does not load.
 
     They have no implementation: nothing here calls them.
     """

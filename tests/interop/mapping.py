@@ -1,7 +1,7 @@
 """Where the weights of other implementations lie in a bigcl task: tables from their names to bigcl's paths.
 
-In a name, `*` is the number of a layer; in bigcl it is an index into the leading axis of the stacked blocks. Norms, dense
-layers and attentions are spelled by `norm`, `linear`, `heads` and `multihead`, so that a table lists modules.
+In a name, `*` is the number of a layer; in bigcl it is an index into the leading axis of the stacked blocks. Norms,
+dense layers and attentions are spelled by `norm`, `linear`, `heads` and `multihead`, so that a table lists modules.
 """
 
 import re
@@ -15,7 +15,7 @@ class Place(NamedTuple):
     """Where an outside weight goes.
 
     path: in the task.
-    kernel: whether the output axis comes first outside, `[out, in]` or `[out, channels, height, width]`, and last in bigcl.
+    kernel: whether its output axis comes first, `[out, in]` or `[out, channels, height, width]`; bigcl's comes last.
     part: which of queries, keys and values it holds; None where there are no such parts, or it holds all three.
     """
 

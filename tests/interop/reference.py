@@ -61,7 +61,8 @@ def siglip_towers(activation: str) -> dict[str, dict[str, Any]]:
 def transformers_sizes(tower: dict[str, int], **more: Any) -> dict[str, Any]:
     names = {
         "width": "hidden_size", "depth": "num_hidden_layers", "heads": "num_attention_heads",
-        "mlp_width": "intermediate_size", "patch": "patch_size", "vocab": "vocab_size", "length": "max_position_embeddings",
+        "mlp_width": "intermediate_size", "patch": "patch_size",
+        "vocab": "vocab_size", "length": "max_position_embeddings",
     }  # fmt: skip
     special = {"bos_token_id": 1, "eos_token_id": tower["vocab"] - 1} if "vocab" in tower else {}
     return {names.get(k, k): v for k, v in tower.items()} | special | more
@@ -82,10 +83,10 @@ def transformers_siglip() -> Reference:
 
 
 def run_transformers(model: Any, images: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
-    features = {"image": model.get_image_features(pixel_values=images), "text": model.get_text_features(input_ids=text)}
     features = {
-        name: getattr(f, "pooler_output", f) for name, f in features.items()
-    }  # before version 5 the features themselves
+        "image": model.get_image_features(pixel_values=images).pooler_output,
+        "text": model.get_text_features(input_ids=text).pooler_output,
+    }
     both = model(input_ids=text, pixel_values=images, return_loss=True)
     return {**features, "logits": both.logits_per_image, "loss": both.loss}
 
@@ -110,17 +111,17 @@ def open_clip_clip(activation: str) -> Reference:
 
 
 def open_clip_siglip(activation: str) -> Reference:
-    """Its configurations of SigLIP run with "gelu", those of SigLIP 2 with "gelu_tanh"."""
+    """Its configurations differ in the activation, "gelu" or "gelu_tanh", by model and by tower."""
     act = {} if activation == "gelu" else {"act_kwargs": {"approximate": "tanh"}}
     text = open_clip_text(no_causal_mask=True, pool_type="last", proj_bias=True, norm_kwargs={"eps": 1e-6}, **act)
     model = open_clip.model.CustomTextCLIP(IMAGE["width"], open_clip_vision(), text, init_logit_bias=-10)
     trunk = timm.create_model(
         "vit_base_patch16_siglip_224", img_size=IMAGE["image_size"], patch_size=IMAGE["patch"],
-        embed_dim=IMAGE["width"], depth=IMAGE["depth"], num_heads=IMAGE["heads"], mlp_ratio=RATIO, act_layer=activation, num_classes=0,
+        embed_dim=IMAGE["width"], depth=IMAGE["depth"], num_heads=IMAGE["heads"],
+        mlp_ratio=RATIO, act_layer=activation, num_classes=0,
     )  # fmt: skip
-    model.visual = torch.nn.Sequential(
-        OrderedDict(trunk=trunk)
-    )  # as open_clip names it; its adapter takes timm's full sizes only
+    # Named as by open_clip's own adapter, which takes timm's full sizes only.
+    model.visual = torch.nn.Sequential(OrderedDict(trunk=trunk))
     return Reference(model, run_open_clip, mapping.OPEN_CLIP_SIGLIP, siglip_towers(activation), "sigmoid")
 
 
@@ -147,7 +148,7 @@ REFERENCES: dict[str, Callable[[], Reference]] = {
 
 
 def randomize(reference: Reference, seed: int) -> None:
-    """Weights that hide nothing: biases and norms away from 0 and 1, embeddings so small that a norm's epsilon shows."""
+    """Weights that hide nothing: biases and norms away from 0 and 1, embeddings so small that norms' epsilon counts."""
     torch.manual_seed(seed)
     for name, weight in reference.model.named_parameters():
         path = mapping.locate(reference.table, name)[0].path.split("/")

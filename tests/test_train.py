@@ -1,0 +1,130 @@
+"""The command, as a person uses it: interrupted and resumed, run again, evaluated, and with a key misspelt."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bigcl.data.cache import cache_root
+from bigcl.log import read_rows
+
+ROOT = pathlib.Path(__file__).parent.parent
+TINY = ["--config", "configs/emoji.py:smoke", "--config.train.steps=12", "--config.train.log_every=2", "--config.train.batch=16"]
+ENV = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(cache_root() / "xla-tests"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "GLIBC_TUNABLES": "",  # no second start of the interpreter
+}
+
+
+def command(workdir, *arguments, **env):
+    """`python -m bigcl.train` in a process of its own."""
+    arguments = [sys.executable, "-m", "bigcl.train", *TINY, "--workdir", str(workdir), *arguments]
+    return subprocess.Popen(arguments, cwd=ROOT, env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, timeout=300):
+    """Exit status and output."""
+    try:
+        output = process.communicate(timeout=timeout)[0]
+    finally:
+        process.kill()
+    return process.returncode, output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from beginning to end."""
+    workdir = tmp_path_factory.mktemp("whole")
+    status, output = finish(command(workdir))
+    assert status == 0, output
+    return workdir, output
+
+
+def numbers(workdir):
+    """What the log says of the training itself: everything but speed."""
+    volatile = ("ms_per_step", "pairs_per_second", "tflops", "mfu", "input_wait_fraction", "eta_seconds")
+    return [{k: v for k, v in row.items() if k not in volatile} for row in read_rows(workdir / "metrics.jsonl")]
+
+
+def test_leaves_everything_in_the_workdir(whole):
+    workdir, output = whole
+    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "tokenizer.json", "report.html"} <= {p.name for p in workdir.iterdir()}
+    assert output.strip().splitlines()[-1] == f"report: {workdir / 'report.html'}"
+    assert "CC BY-SA 4.0" in (workdir / "report.html").read_text()
+    rows = read_rows(workdir / "metrics.jsonl")
+    training = [row for row in rows if "loss" in row]
+    assert [row["step"] for row in training] == [2, 4, 6, 8, 10, 12]
+    wanted = {"loss", "learning_rate", "temperature", "pairs_per_second", "tflops", "input_wait_fraction", "batch_hash", "skipped_steps"}
+    assert wanted <= set(training[0])
+    assert re.fullmatch("[0-9a-f]{16}", training[0]["batch_hash"])
+    assert 0 <= rows[-1]["eval/zero_shot/accuracy@1"] <= 1
+    assert "eval/retrieval/text_to_image/recall@1" in {k for row in rows for k in row}
+
+
+def test_interrupted_it_saves_and_the_same_command_goes_on(whole, tmp_path):
+    process = command(tmp_path)
+    deadline = time.monotonic() + 300
+    while not read_rows(tmp_path / "metrics.jsonl"):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    status, output = finish(process)
+    assert status == 130, output
+    assert "run the same command again" in output and "python -m bigcl.train --config configs/emoji.py:smoke" in output
+    status, output = finish(command(tmp_path))
+    assert status == 0 and "resuming after step" in output, output
+    assert numbers(tmp_path) == numbers(whole[0])
+
+
+def test_a_finished_run_says_so_and_changes_nothing(whole):
+    before = (whole[0] / "metrics.jsonl").read_bytes()
+    status, output = finish(command(whole[0]))
+    assert status == 0 and "is finished" in output
+    assert (whole[0] / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluate_gives_the_numbers_of_the_run(whole):
+    arguments = [sys.executable, "-m", "bigcl.evaluate", "--workdir", str(whole[0]), "--json"]
+    result = subprocess.run(arguments, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300, check=True)
+    logged = {k: v for row in read_rows(whole[0] / "metrics.jsonl") for k, v in row.items() if k.startswith("eval/")}
+    assert json.loads(result.stdout) == {"step": 12, **logged}
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("--config.optim.lrr=1", 'Did you mean "lr"'),
+        ("--config.task.towers.image.pool=mena", "config.task.towers.image.pool: expected"),
+        ("--config.optim.optimizer.kind=munon", "did you mean 'muon'"),
+    ],
+)
+def test_a_bad_override_is_named(tmp_path, override, message):
+    status, output = finish(command(tmp_path / "run", override))
+    assert status == 1 and message in output and "Traceback" not in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_processes_train_as_one(whole, tmp_path):
+    """2 processes x 2 devices: the same batches, the same losses to rounding, the same evaluation."""
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        address = f"localhost:{s.getsockname()[1]}"
+    env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_NUM_CPU_DEVICES": "2"}
+    processes = [command(tmp_path, JAX_PROCESS_ID=str(i), **env) for i in range(2)]
+    outputs = [finish(p) for p in processes]
+    assert [status for status, _ in outputs] == [0, 0], outputs[0][1] + outputs[1][1]
+    one, two = numbers(whole[0]), numbers(tmp_path)
+    assert [r.get("batch_hash") for r in one] == [r.get("batch_hash") for r in two]
+    np.testing.assert_allclose([r["loss"] for r in two if "loss" in r], [r["loss"] for r in one if "loss" in r], rtol=1e-3)
+    assert two[-1]["eval/zero_shot/examples"] == one[-1]["eval/zero_shot/examples"]
