@@ -1,7 +1,9 @@
-"""What the trainer's loop costs beside the compiled step: `python benchmarks/overhead.py [--config configs/emoji.py] [--steps 200]`.
+"""What the trainer's loop costs beside the compiled step: `python benchmarks/overhead.py [--config configs/emoji.py]
+[--steps 200]`.
 
-The bare step is the same compiled program called on the same batch in a plain Python loop; the trainer adds the input pipeline, transfers, hooks and logging. Both run
-alternately in one process, and the medians are compared. One JSON line to standard output.
+The bare step is the same compiled program called on the same batch in a plain Python loop; the trainer adds the input
+pipeline, transfers, hooks and logging. Both run alternately in one process, and the medians are compared. One JSON line
+to standard output.
 """
 
 from bigcl import host
@@ -46,7 +48,9 @@ def main() -> None:
     fixed = next(feed)
     bare, loop = [], []
     with tempfile.TemporaryDirectory() as folder:
-        write = WriteMetrics(experiment, Log(pathlib.Path(folder), steps=args.steps * args.rounds), Meter(experiment, feed, 0))
+        write = WriteMetrics(
+            experiment, Log(pathlib.Path(folder), steps=args.steps * args.rounds), Meter(experiment, feed, 0)
+        )
         for round in range(args.rounds):
             start = time.perf_counter()
             for _ in range(args.steps):

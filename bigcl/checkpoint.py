@@ -22,7 +22,8 @@ class Checkpoints:
 
     directory: where the checkpoints lie.
     keep_every: steps that are multiples of this stay for ever; besides them the latest and, with `best`, the best stay.
-    best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1"; `best_is` says whether "highest" or "lowest" is best.
+    best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1"; `best_is` says whether "highest" or
+        "lowest" is best.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(state), [values[k] for k in wanted])
 
     def restore_params(self, params: Arrays, only: Sequence[str] = (".*",), step: int | None = None) -> Arrays:
-        """`params` with those that match one of the patterns `only` taken from this checkpoint; every match must be there and fit."""
+        """`params` with those that match one of the patterns `only` taken from this checkpoint; every match must be
+        there and fit."""
         step = self.available(step)
         chosen = {f"params/{k}": v for k, v in params.items() if any(rules.matches(p, k) for p in only)}
         for pattern in only:
             if not any(re.fullmatch(pattern, k) for k in params):
-                raise CheckpointError(
-                    f"checkpoint.init_only: pattern {pattern!r} matches no parameter; {rules.nearest_path(pattern, list(params))}"
-                )
+                near = rules.nearest_path(pattern, list(params))
+                raise CheckpointError(f"checkpoint.init_only: pattern {pattern!r} matches no parameter; {near}")
         self.compare(chosen, step, where=f"init from {self.manager.directory}/{step}", partial=True)
         restore = ocp.args.PyTreeRestore(
             abstract(chosen),
@@ -93,9 +94,8 @@ class Checkpoints:
         """`step`, or the latest; an error that lists what there is if it is not there."""
         steps = self.manager.all_steps()
         if not steps or (step is not None and step not in steps):
-            raise CheckpointError(
-                f"no checkpoint{'' if step is None else f' of step {step}'} in {self.manager.directory}; there are: {sorted(steps)}"
-            )
+            what = "checkpoint" if step is None else f"checkpoint of step {step}"
+            raise CheckpointError(f"no {what} in {self.manager.directory}; there are: {sorted(steps)}")
         return self.manager.latest_step() if step is None else step
 
     def compare(self, wanted: Mapping[str, Any], step: int, where: str, partial: bool = False) -> None:

@@ -12,7 +12,8 @@ from bigcl.registry import ConfigError, nearest
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """The arguments in a config's path, `configs/siglip.py:size=L/16,batch=1024,smoke`: each takes the type of its default; a bare word means True.
+    """The arguments in a config's path, `configs/siglip.py:size=L/16,batch=1024,smoke`: each takes the type of its
+    default; a bare word means True.
 
     Raises ConfigError for an argument that the config does not have, or a value of the wrong type.
     """
@@ -38,7 +39,8 @@ def parse_value(key: str, text: str, kind: type) -> Any:
 
 
 def plain(config: Any) -> Any:
-    """A config as nested dicts and lists of JSON's own types, which is what parts are built from and what `config.json` holds."""
+    """A config as nested dicts and lists of JSON's own types, which is what parts are built from and what `config.json`
+    holds."""
     if isinstance(config, ConfigDict | Mapping):
         return {str(k): plain(v) for k, v in config.items()}
     if isinstance(config, list | tuple):
@@ -49,14 +51,16 @@ def plain(config: Any) -> Any:
 
 
 def overridable(config: Any) -> Any:
-    """Resolved plain data as a config whose every key a flag can set; what is None takes numbers and words as they are written."""
+    """Resolved plain data as a config whose every key a flag can set; what is None takes numbers and words as they are
+    written."""
     if isinstance(config, Mapping):
         return ConfigDict({k: overridable(v) for k, v in config.items()})
     return placeholder(object) if config is None else config
 
 
 def without_defaults(config: Any, resolved: Any, original: Any) -> Any:
-    """`config`, which is `resolved` with some values set by flags, without the defaults that neither `original` nor a flag names.
+    """`config`, which is `resolved` with some values set by flags, without the defaults that neither `original` nor a
+    flag names.
 
     So a flag may give a part another `kind`, and the defaults of the old one do not stay behind.
     """

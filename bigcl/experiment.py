@@ -35,7 +35,8 @@ class TrainOptions:
     """The section `train` of a config.
 
     steps, batch: length of the run, and examples in each global batch.
-    dtype: what towers compute in; "auto" is bfloat16, and float32 on CPU, which has no faster type. Parameters are float32.
+    dtype: what towers compute in; "auto" is bfloat16, and float32 on CPU, which has no faster type. Parameters are
+        float32.
     ema: decay of a moving average of the weights, which is then what is evaluated; None for none.
     log_every: steps between rows of `metrics.jsonl`.
     max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.
@@ -51,7 +52,8 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The section `data` of a config: a source, what is done to each example, and how many processes (0: threads) do it ahead of time."""
+    """The section `data` of a config: a source, what is done to each example, and how many processes (0: threads) do it
+    ahead of time."""
 
     source: Annotated[Part, "source"]
     transforms: Sequence[Annotated[Part, "transform"]] = ()
@@ -63,8 +65,10 @@ class DataOptions:
 class CheckpointOptions:
     """The section `checkpoint` of a config.
 
-    every: steps between checkpoints (0: only the last step).  keep_every, best, best_is: which of them stay, see `Checkpoints`.
-    init_from: folder of another run's checkpoints, whose parameters a new run starts from; init_only: patterns of those that are taken (default all).
+    every: steps between checkpoints (0: only the last step).  keep_every, best, best_is: which of them stay, see
+        `Checkpoints`.
+    init_from: folder of another run's checkpoints, whose parameters a new run starts from; init_only: patterns of those
+        that are taken (default all).
     """
 
     every: int = 0
@@ -88,7 +92,7 @@ class Experiment:
         task: Annotated[Part, "task"],
         optim: Annotated[Part, make_optimizer],
         mesh: Annotated[Part, make_mesh] = {},  # noqa: B006, read only
-        evals: Mapping[str, Annotated[Part, "evaluator"]] = {},  # noqa: B006, read only
+        evals: Mapping[str, Annotated[Part, "evaluator"]] = {},
         checkpoint: Annotated[Part, CheckpointOptions] = {},  # noqa: B006, read only
     ):
         self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
@@ -110,14 +114,20 @@ class Experiment:
             process_count=jax.process_count(),
         )
         vocab = None if self.tokenizer is None else self.tokenizer.vocab_size
-        self.build_task = functools.partial(registry.build, "task", task, dtype=self.dtype(), batch_size=self.train.batch, vocab=vocab)
+        self.build_task = functools.partial(
+            registry.build, "task", task, dtype=self.dtype(), batch_size=self.train.batch, vocab=vocab
+        )
         abstract: Task = nnx.eval_shape(lambda: self.build_task(rngs=nnx.Rngs(seed)))
         self.skeleton = Skeleton(abstract)
         shapes = self.skeleton.split(abstract)[0]
         self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch_size=self.train.batch, **optim)
         self.notes = [*abstract.describe(), *self.optimizer.notes]
-        self.state_shapes = self.with_placement(jax.eval_shape(self.new_state), place(shapes, self.mesh, mesh.get("rules")))
-        self.evaluators = {k: registry.build("evaluator", v, tokenizer=self.tokenizer, mesh=self.mesh) for k, v in evals.items()}
+        self.state_shapes = self.with_placement(
+            jax.eval_shape(self.new_state), place(shapes, self.mesh, mesh.get("rules"))
+        )
+        self.evaluators = {
+            k: registry.build("evaluator", v, tokenizer=self.tokenizer, mesh=self.mesh) for k, v in evals.items()
+        }
         self.eval_every = {k: v.get("every", 0) for k, v in evals.items()}
 
     @staticmethod
@@ -131,11 +141,13 @@ class Experiment:
 
     def describe(self) -> list[str]:
         """Lines for the start of a run: hardware, mesh, data, and the defaults that were derived."""
-        where = self.environment()
-        epochs = self.train.steps * self.train.batch / self.loader.size
+        where, steps, batch = self.environment(), self.train.steps, self.train.batch
+        epochs = steps * batch / self.loader.size
+        hardware = f"{where['devices']}, {where['processes']} process(es), mesh {where['mesh']}"
         return [
-            f"{where['devices']}, {where['processes']} process(es), mesh {where['mesh']}, {self.dtype()} towers, jax {jax.__version__}",
-            f"data: {source_name(self.source)}, {self.loader.size:,} examples; {self.train.steps:,} steps of {self.train.batch:,}: {epochs:.1f} epochs",
+            f"{hardware}, {self.dtype()} towers, jax {jax.__version__}",
+            f"data: {source_name(self.source)}, {self.loader.size:,} examples",
+            f"{steps:,} steps of {batch:,}: {epochs:.1f} epochs",
             *self.notes,
         ]
 
@@ -160,7 +172,14 @@ class Experiment:
     def new_state(self) -> TrainState:
         """A fresh state, where the default device is; used under `jit`."""
         task = self.build_task(rngs=nnx.Rngs(self.seed))
-        return init_state(task, self.skeleton, self.optimizer.tx, self.optimizer.trainable, ema=self.train.ema is not None, seed=self.seed)
+        return init_state(
+            task,
+            self.skeleton,
+            self.optimizer.tx,
+            self.optimizer.trainable,
+            ema=self.train.ema is not None,
+            seed=self.seed,
+        )
 
     def init(self) -> TrainState:
         """A fresh state, created in its place on the mesh."""
@@ -186,7 +205,11 @@ class Experiment:
         """Shapes of a global batch on the mesh."""
         where = batch_sharding(self.mesh)
         rows = self.train.batch
-        return {k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where) for k, x in self.loader.spec().items() if k != "index"}
+        return {
+            k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where)
+            for k, x in self.loader.spec().items()
+            if k != "index"
+        }
 
     def compile_step(self) -> Callable[..., Any]:
         """The training step, compiled for these shapes; other shapes are an error, never a silent recompilation."""
@@ -197,7 +220,8 @@ class Experiment:
             return jitted.lower(self.state_shapes, self.batch_shapes()).compile()
 
     def flops_per_step(self) -> float:
-        """Model FLOPs of a step over all devices: matrix products of the loss and of the gradient of what is trained, without recomputation."""
+        """Model FLOPs of a step over all devices: matrix products of the loss and of the gradient of what is trained,
+        without recomputation."""
         state, batch = self.state_shapes, self.batch_shapes()
         trained = {k: v for k, v in state.params.items() if k in self.optimizer.trainable}
 
@@ -213,10 +237,14 @@ class Experiment:
     @functools.cached_property
     def encode_global(self) -> Callable[[Arrays, Arrays, Batch], dict[str, jax.Array]]:
         """The compiled encoder of a global batch."""
-        return jax.jit(lambda params, extra, batch: self.skeleton.merge(params, extra).encode(batch), out_shardings=batch_sharding(self.mesh))
+        return jax.jit(
+            lambda params, extra, batch: self.skeleton.merge(params, extra).encode(batch),
+            out_shardings=batch_sharding(self.mesh),
+        )
 
     def encoder(self, state: TrainState) -> Encode:
-        """A function from a host batch to this process's embeddings, by input; with moving averages where there are any.
+        """A function from a host batch to this process's embeddings, by input; with moving averages where there are
+        any.
 
         Batches may have any number of rows, the same on every process: they are padded to what the devices divide.
         """
@@ -232,7 +260,10 @@ class Experiment:
             with jax.set_mesh(self.mesh):
                 outputs = self.encode_global(params, state.extra, inputs)
             spec = PartitionSpec(BATCH_AXES)
-            return {k: np.asarray(multihost_utils.global_array_to_host_local_array(v, self.mesh, spec))[:rows] for k, v in outputs.items()}
+            return {
+                k: np.asarray(multihost_utils.global_array_to_host_local_array(v, self.mesh, spec))[:rows]
+                for k, v in outputs.items()
+            }
 
         return encode
 
@@ -245,4 +276,6 @@ class Experiment:
     def checkpoints(self, workdir: Any) -> Checkpoints:
         """The checkpoints of a run in `workdir`."""
         options = self.checkpoint
-        return Checkpoints(workdir / "checkpoints", keep_every=options.keep_every, best=options.best, best_is=options.best_is)
+        return Checkpoints(
+            workdir / "checkpoints", keep_every=options.keep_every, best=options.best, best_is=options.best_is
+        )

@@ -18,7 +18,8 @@ PEAK_TFLOPS = {
 
 
 def peak_tflops() -> float | None:
-    """The peak of all devices together, or None for devices that the table does not know (a CPU has no useful figure)."""
+    """The peak of all devices together, or None for devices that the table does not know (a CPU has no useful
+    figure)."""
     kind = jax.devices()[0].device_kind
     known = [peak for name, peak in PEAK_TFLOPS.items() if kind.startswith(name)]
     return known[0] * jax.device_count() if known else None
@@ -27,8 +28,8 @@ def peak_tflops() -> float | None:
 def count(jaxpr: Any) -> float:
     """Operations of the matrix products and convolutions in a program: two for each multiply-add, loops multiplied out.
 
-    Elementwise work is left out, as in the usual definition of model FLOPs (PaLM, Chowdhery et al. 2022, appendix B); attention counts in full,
-    masked or not.
+    Elementwise work is left out, as in the usual definition of model FLOPs (PaLM, Chowdhery et al. 2022, appendix B);
+    attention counts in full, masked or not.
     """
     total = 0.0
     for eqn in jaxpr.eqns:

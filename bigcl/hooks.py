@@ -22,7 +22,8 @@ class Diverged(RuntimeError):
 
 
 class Hook:
-    """Called after every step that is a multiple of `every` (0: none), and after the last. Hooks run in the order of the trainer's list."""
+    """Called after every step that is a multiple of `every` (0: none), and after the last. Hooks run in the order of
+    the trainer's list."""
 
     every: int = 0
 
@@ -42,8 +43,9 @@ class WriteMetrics(Hook):
         self.log_to.status(row)
         if row["skipped_in_a_row"] >= self.experiment.train.max_skipped:
             raise Diverged(
-                f"loss or gradient were not finite in {row['skipped_in_a_row']} steps in a row up to step {step}, and none of these was taken. "
-                "Lower optim.lr, set optim.clip_norm, or look at the batches; the run goes on from its last checkpoint."
+                f"the loss or gradient of {row['skipped_in_a_row']} steps in a row up to step {step} was not finite. "
+                "None of them was taken, and the state before them is saved; lower optim.lr, set optim.clip_norm, "
+                "or look at the batches, and run the same command again."
             )
 
 
@@ -65,7 +67,12 @@ class Save(Hook):
     """A checkpoint, written while training goes on."""
 
     def __init__(self, experiment: Experiment, checkpoints: Checkpoints, meter: "Meter", results: dict[str, float]):
-        self.checkpoints, self.meter, self.results, self.every = checkpoints, meter, results, experiment.checkpoint.every
+        self.checkpoints, self.meter, self.results, self.every = (
+            checkpoints,
+            meter,
+            results,
+            experiment.checkpoint.every,
+        )
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         with self.meter.paused():

@@ -1,7 +1,7 @@
 """The device mesh, and where arrays lie on it.
 
-Axes, from slow links to fast ones: `replica` (copies over a slow network), `data` (copies), `fsdp` (parameters sharded), `tensor` (layers sharded). A batch is
-split over the first three; so is every contrastive loss.
+Axes, from slow links to fast ones: `replica` (copies over a slow network), `data` (copies), `fsdp` (parameters
+sharded), `tensor` (layers sharded). A batch is split over the first three; so is every contrastive loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,8 @@ TENSOR_RULES: dict[str, tuple[str | None, ...]] = {
     r".*/mlp/(up|gate)/bias": ("tensor",),
     r".*/mlp/down/kernel": ("tensor", None),
 }
-"""Heads and hidden units over `tensor` (Megatron, Shoeybi et al. 2019), by trailing dimensions; stacked layers put one more in front."""
+"""Heads and hidden units over `tensor` (Megatron, Shoeybi et al. 2019), by trailing dimensions; stacked layers put one
+more in front."""
 
 
 def make_mesh(
@@ -46,7 +47,8 @@ def make_mesh(
     fixed = int(np.prod([n for n in sizes.values() if n != -1]))
     if len(free) > 1 or fixed < 1 or count % fixed or (not free and fixed != count):
         raise ConfigError(
-            f"mesh: {sizes} does not fit {count} devices; make one axis -1, or the product equal to the number of devices"
+            f"mesh: {sizes} does not fit {count} devices; "
+            "make one axis -1, or the product equal to the number of devices"
         )
     shape = tuple(count // fixed if n == -1 else n for n in sizes.values())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -65,7 +67,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def constrain_batch(x: Array) -> Array:
     """Keeps activations sharded by rows and nothing else, inside a computation that runs under `jax.set_mesh`.
 
-    Without it the partitioner may follow the parameters, which are sharded over an axis of the batch, and gather activations instead of weights.
+    Without it the partitioner may follow the parameters, which are sharded over an axis of the batch, and gather
+    activations instead of weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
@@ -76,12 +79,13 @@ def constrain_batch(x: Array) -> Array:
 
 
 def place(
-    shapes: Mapping[str, jax.ShapeDtypeStruct], mesh: Mesh, placement: Rules | None = None
+    shapes: Mapping[str, Array | jax.ShapeDtypeStruct], mesh: Mesh, placement: Rules | None = None
 ) -> dict[str, NamedSharding]:
     """Where each parameter lies.
 
-    placement: ordered (regex, rule), first match wins; a rule is "replicate", "fsdp" (the largest divisible dimension over that axis), or one axis name
-        or None for each dimension. None: heads and hidden units over `tensor` where that axis is larger than 1, all else "fsdp".
+    placement: ordered (regex, rule), first match wins; a rule is "replicate", "fsdp" (the largest divisible dimension
+        over that axis), or one axis name or None for each dimension. None: heads and hidden units over `tensor` where
+        that axis is larger than 1, all else "fsdp".
     """
     if placement is None:
         return {path: NamedSharding(mesh, default_spec(path, x.shape, mesh)) for path, x in shapes.items()}
@@ -108,7 +112,8 @@ def spec(path: str, shape: tuple[int, ...], rule: Rule, mesh: Mesh) -> Partition
         return shard_largest(shape, [None] * len(shape), mesh)
     if isinstance(rule, str) or len(rule) != len(shape) or any(a is not None and a not in AXES for a in rule):
         raise ConfigError(
-            f"mesh.rules: {rule!r} for {path} {shape}; expected 'replicate', 'fsdp', or for each dimension None or one of {AXES}"
+            f"mesh.rules: {rule!r} for {path} {shape}; "
+            f"expected 'replicate', 'fsdp', or for each dimension None or one of {AXES}"
         )
     return PartitionSpec(*rule)
 

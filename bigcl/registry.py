@@ -1,8 +1,8 @@
 """One table from the `kind` of a config part to the constructor that it names.
 
-A part is plain data: `{"kind": "vit", "variant": "B/16", "pool": "map"}`. Every key but `kind` is an argument of the constructor itself, so there is no
-wrapper and no second list of defaults. Constructors are imported when first used: a run pays for what it uses, and an optional
-dependency is asked for by the part that needs it.
+A part is plain data: `{"kind": "vit", "variant": "B/16", "pool": "map"}`. Every key but `kind` is an argument of the
+constructor itself, so there is no wrapper and no second list of defaults. Constructors are imported when first used: a
+run pays for what it uses, and an optional dependency is asked for by the part that needs it.
 """
 
 import difflib
@@ -18,8 +18,8 @@ import beartype.door
 from beartype import BeartypeConf
 
 Part = Mapping[str, Any]
-"""A config part: `{"kind": ..., **constructor_arguments}`. `Annotated[Part, "tower"]` in a signature says which registry it belongs to,
-`Annotated[Part, TrainOptions]` that its keys are the arguments of that class or function."""
+"""A config part: `{"kind": ..., **constructor_arguments}`. `Annotated[Part, "tower"]` in a signature says which
+registry it belongs to, `Annotated[Part, TrainOptions]` that its keys are the arguments of that class or function."""
 
 HOLDER_KEYS: dict[str, dict[str, Any]] = {
     "loss": {"of": Sequence[str], "weight": float},
@@ -75,6 +75,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "random_affine": "bigcl.data.transforms.image:RandomAffine",
         "shift": "bigcl.data.transforms.image:Shift",
         "choose_text": "bigcl.data.transforms.text:ChooseText",
+        "format_text": "bigcl.data.transforms.text:FormatText",
         "word_dropout": "bigcl.data.transforms.text:WordDropout",
         "tokenize": "bigcl.data.transforms.text:Tokenize",
     },
@@ -114,8 +115,8 @@ def constructor(registry: str, kind: str, where: str = "") -> Callable[..., Any]
 def build(registry: str, part: Part, **context: Any) -> Any:
     """Calls the constructor of `part` with the part's own keys.
 
-    `context` holds what a config cannot (a mesh, a tokenizer, random keys, the compute dtype of the run); each is handed to the
-    constructors that have a parameter of that name, unless the part sets it itself.
+    `context` holds what a config cannot (a mesh, a tokenizer, random keys, the compute dtype of the run); each is
+    handed to the constructors that have a parameter of that name, unless the part sets it itself.
     """
     check(registry, part, registry)
     make = constructor(registry, part["kind"])
@@ -125,7 +126,8 @@ def build(registry: str, part: Part, **context: Any) -> Any:
 
 
 def bind(registry: str, part: Part) -> Callable[..., Any]:
-    """The constructor of `part` with the part's own keys already in it: a loss with its options, waiting for its arrays."""
+    """The constructor of `part` with the part's own keys already in it: a loss with its options, waiting for its
+    arrays."""
     check(registry, part, registry)
     return functools.partial(constructor(registry, part["kind"]), **arguments(registry, part))
 
@@ -136,7 +138,8 @@ def arguments(registry: str, part: Part) -> dict[str, Any]:
 
 
 def check(registry: str, part: Any, where: str) -> None:
-    """Raises ConfigError if `part`, or a part inside it, does not fit its constructor: unknown kind or key, missing key, wrong type."""
+    """Raises ConfigError if `part`, or a part inside it, does not fit its constructor: unknown kind or key, missing
+    key, wrong type."""
     if not isinstance(part, Mapping) or "kind" not in part:
         raise ConfigError(f'{where}: expected a part like {{"kind": ...}}, got {part!r}')
     make = constructor(registry, part["kind"], where)
@@ -150,7 +153,8 @@ def check(registry: str, part: Any, where: str) -> None:
 def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, known: Iterable[str] = ()) -> None:
     """Checks keyword arguments against the signature and annotations of `make`.
 
-    Arguments that no config can write (arrays, modules) may be absent, for they come later. known: other keys to suggest for a misspelt one.
+    Arguments that no config can write (arrays, modules) may be absent, for they come later. known: other keys to
+    suggest for a misspelt one.
     """
     named = signature(make)
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
@@ -167,7 +171,8 @@ def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, 
 
 
 def signature(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The named parameters of a constructor. (Of `__init__` itself: the metaclass of NNX modules hides it from `inspect`.)"""
+    """The named parameters of a constructor. (Of `__init__` itself: the metaclass of NNX modules hides it from
+    `inspect`.)"""
     parameters = inspect.signature(make.__init__ if inspect.isclass(make) else make).parameters
     return {n: p for n, p in parameters.items() if n != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
@@ -192,14 +197,18 @@ def check_nested(value: Any, hint: Any, where: str) -> None:
 
 
 def resolve(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str = "config") -> dict[str, Any]:
-    """`kwargs` with the defaults of `make` filled in, and so on for the parts inside: what a run is really made of, as plain data."""
+    """`kwargs` with the defaults of `make` filled in, and so on for the parts inside: what a run is really made of, as
+    plain data."""
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
     defaults = {
         name: p.default
         for name, p in signature(make).items()
         if name not in INJECTED and p.default is not p.empty and is_plain(hints.get(name, object))
     }
-    return {k: resolve_nested(v, hints.get(k, Any), f"{where}.{k}") for k, v in {**kwargs, **{k: v for k, v in defaults.items() if k not in kwargs}}.items()}
+    return {
+        k: resolve_nested(v, hints.get(k, Any), f"{where}.{k}")
+        for k, v in {**kwargs, **{k: v for k, v in defaults.items() if k not in kwargs}}.items()
+    }
 
 
 def resolve_nested(value: Any, hint: Any, where: str) -> Any:

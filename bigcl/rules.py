@@ -6,7 +6,7 @@ is how a renamed layer loses its learning rate without anyone noticing.
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,7 @@ def paths(tree: Any) -> list[str]:
     return list(flatten(tree))
 
 
-def map_with_path(function: Callable[[str, Any], Any], tree: Mapping[str, Any]) -> Any:
+def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
     """A tree of the same structure with `function(path, leaf)` in the place of each leaf."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(joined(path), leaf), tree)
 

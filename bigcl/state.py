@@ -24,16 +24,13 @@ class Skeleton:
     """
 
     def __init__(self, task: Task):
-        self.graphdef, params, extra = nnx.split(task, nnx.Param, ...)
-        self.groups = [[path for path, _ in nnx.to_flat_state(group)] for group in (params, extra)]
+        self.graphdef, *groups = nnx.split(task, nnx.Param, ...)
+        self.groups = [[path for path, _ in nnx.to_flat_state(group)] for group in groups]
 
     def split(self, task: Task) -> tuple[Arrays, Arrays]:
         """Parameters, and all other arrays that the task keeps between steps."""
-        _, params, extra = nnx.split(task, nnx.Param, ...)
-        flat = [
-            {name(path): variable.get_value() for path, variable in nnx.to_flat_state(group)}
-            for group in (params, extra)
-        ]
+        _, *groups = nnx.split(task, nnx.Param, ...)
+        flat = [{name(path): variable.get_value() for path, variable in nnx.to_flat_state(group)} for group in groups]
         return flat[0], flat[1]
 
     def merge(self, params: Arrays, extra: Arrays) -> Task:
@@ -50,9 +47,9 @@ def name(path: tuple[Any, ...]) -> str:
     return "/".join(map(str, path))
 
 
-@flax.struct.dataclass
-class TrainState:
-    """Everything that a step reads and writes. All of it is saved, so that a resumed run goes on as if nothing had happened.
+class TrainState(flax.struct.PyTreeNode):
+    """Everything that a step reads and writes. All of it is saved, so that a resumed run goes on as if nothing had
+    happened.
 
     key: raw data of the run's random key; a step's key is this one folded with the step.
     ema: moving average of the trained parameters, or None.
@@ -111,7 +108,9 @@ def make_step(
         task = skeleton.merge({**frozen, **optax.apply_updates(trained, updates)}, extra)
         task.after_update()
         params, extra = skeleton.split(task)
-        average = None if ema is None else ema_update(state.ema, {k: params[k] for k in state.ema}, ema)
+        average = (
+            None if ema is None or state.ema is None else ema_update(state.ema, {k: params[k] for k in state.ema}, ema)
+        )
 
         finite = jnp.isfinite(value) & jnp.isfinite(grad_norm)
         new = (params, extra, opt_state, average)

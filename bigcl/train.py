@@ -17,8 +17,12 @@ from ml_collections import config_flags
 from bigcl import config as configs
 from bigcl.registry import ConfigError
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True)
-CONFIG = config_flags.DEFINE_config_file("config", None, "A config file; its argument follows a colon: configs/emoji.py:smoke.", lock_config=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True
+)
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A config file; its argument follows a colon: configs/emoji.py:smoke.", lock_config=True
+)
 
 LOADED: dict[str, Any] = {}
 """The config file as it was written (`original`) and with all defaults (`resolved`), before flags changed it."""
@@ -31,9 +35,14 @@ def parse(argv: list[str]) -> list[str]:
     """
     from bigcl.experiment import Experiment
 
-    path = next((a.partition("=")[2] or b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a.split("=")[0] == "--config"), "")
+    path = next(
+        (a.partition("=")[2] or b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a.split("=")[0] == "--config"),
+        "",
+    )
     if not pathlib.Path(path.partition(":")[0]).is_file():
-        sys.exit(f"error: --config: no file {path.partition(':')[0] or '(none given)'}; configs/emoji.py is the quick start")
+        sys.exit(
+            f"error: --config: no file {path.partition(':')[0] or '(none given)'}; configs/emoji.py is the quick start"
+        )
     parser = flags.FLAGS["config"].parser
     load = parser.parse
 
@@ -42,7 +51,7 @@ def parse(argv: list[str]) -> list[str]:
         LOADED["resolved"] = resolved = Experiment.resolve(original)
         return configs.overridable(resolved)
 
-    parser.parse = load_resolved
+    setattr(parser, "parse", load_resolved)  # noqa: B010, the flag has no hook of its own
     try:
         return app.parse_flags_with_usage(argv)
     except (AttributeError, ConfigError) as error:  # the first is how ml_collections says that there is no such key

@@ -1,4 +1,5 @@
-"""What the image-text recipes share: where pairs come from, how a picture is prepared, and how a recipe shrinks to seconds."""
+"""What the image-text recipes share: where pairs come from, how a picture is prepared, and how a recipe shrinks to
+seconds."""
 
 from ml_collections import ConfigDict
 
@@ -24,18 +25,33 @@ def width(text):
 
 
 def image_text(arg, *, length, crop_scale, mean=(0.5,) * 3, std=(0.5,) * 3):
-    """Data, empty towers and checkpoints of a recipe on image-text pairs. crop_scale: area of random crops; None: the whole picture, squeezed."""
+    """Data, empty towers and checkpoints of a recipe on image-text pairs. crop_scale: area of random crops; None: the
+    whole picture, squeezed."""
     name = arg.data or "(give data=FOLDER or data=tfds:NAME)"
     tfds = name.startswith("tfds:")
-    resize = {"kind": "resize", "size": [arg.res, arg.res]} if crop_scale is None else {"kind": "random_resized_crop", "size": arg.res, "scale": crop_scale}
+    resize = (
+        {"kind": "resize", "size": [arg.res, arg.res]}
+        if crop_scale is None
+        else {"kind": "random_resized_crop", "size": arg.res, "scale": crop_scale}
+    )
     c = ConfigDict({"seed": 0, "train": {"steps": arg.steps, "batch": arg.batch, "log_every": 50}})
     c.data = {
-        "source": {"kind": "tfds", "name": name.removeprefix("tfds:")} if tfds else {"kind": "arrayrecord", "paths": name},
-        "transforms": [{"kind": "decode_image"}, resize, {"kind": "tokenize", "length": length}, {"kind": "keep", "keys": ["image", "text"]}],
+        "source": {"kind": "tfds", "name": name.removeprefix("tfds:")}
+        if tfds
+        else {"kind": "arrayrecord", "paths": name},
+        "transforms": [
+            {"kind": "decode_image"},
+            resize,
+            {"kind": "tokenize", "length": length},
+            {"kind": "keep", "keys": ["image", "text"]},
+        ],
         "workers": 8,
     }
     c.tokenizer = {"kind": "tokenizers_json", "path": arg.tokenizer or "(give tokenizer=FILE)"}
-    c.task = {"kind": "two_tower", "towers": {"image": {"image_size": arg.res, "mean": mean, "std": std}, "text": {"length": length}}}
+    c.task = {
+        "kind": "two_tower",
+        "towers": {"image": {"image_size": arg.res, "mean": mean, "std": std}, "text": {"length": length}},
+    }
     c.mesh = {"fsdp": 1}
     c.checkpoint = {"every": 2_000, "keep_every": 50_000}
     return c
@@ -54,7 +70,10 @@ def smoke(c):
         "source": {
             "kind": "synthetic",
             "size": 64,
-            "spec": {"image": {"shape": [32, 32, 3], "dtype": "uint8"}, "text": {"shape": [text.length], "dtype": "int32", "high": 100}},
+            "spec": {
+                "image": {"shape": [32, 32, 3], "dtype": "uint8"},
+                "text": {"shape": [text.length], "dtype": "int32", "high": 100},
+            },
         }
     }
     c.tokenizer = None

@@ -1,10 +1,13 @@
-"""CLIP (Radford et al. 2021): two towers, softmax over the global batch, with the published hyperparameters (tables 19 and 20).
+r"""CLIP (Radford et al. 2021): two towers, softmax over the global batch, with the published hyperparameters (tables 19
+and 20).
 
-    python -m bigcl.train --config configs/clip.py:size=B/32,data=/data/pairs,tokenizer=clip/tokenizer.json --workdir runs/clip_b32
+    python -m bigcl.train --config configs/clip.py:size=B/32,data=/data/pairs,tokenizer=clip/tokenizer.json \
+        --workdir runs/clip_b32
 
-`data` is a folder of ArrayRecord files whose examples hold `image` (encoded bytes) and `text`, or `tfds:NAME`. `tokenizer` is a tokenizer.json, such as that
-of openai/clip-vit-base-patch32. The published ViT-B/32 run sees 12.8 billion pairs: 390,625 steps of 32,768; OpenCLIP's on LAION-400M reached 62.96% zero-shot
-on ImageNet after 36 h on 128 A100 (its docs/PRETRAINED.md). `smoke` shrinks everything to seconds on synthetic data.
+`data` is a folder of ArrayRecord files whose examples hold `image` (encoded bytes) and `text`, or `tfds:NAME`.
+`tokenizer` is a tokenizer.json, such as that of openai/clip-vit-base-patch32. The published ViT-B/32 run sees 12.8
+billion pairs: 390,625 steps of 32,768; OpenCLIP's on LAION-400M reached 62.96% zero-shot on ImageNet after 36 h on 128
+A100 (its docs/PRETRAINED.md). `smoke` shrinks everything to seconds on synthetic data.
 """
 
 from configs import base

@@ -1,9 +1,10 @@
-"""LiT (Zhai et al. 2022): a text tower learns to read what a locked, pretrained image tower sees.
+r"""LiT (Zhai et al. 2022): a text tower learns to read what a locked, pretrained image tower sees.
 
-    python -m bigcl.train --config configs/lit.py:size=B/16,init=runs/siglip_b16/checkpoints,data=/data/pairs,tokenizer=t5/tokenizer.json --workdir runs/lit
+    python -m bigcl.train --config configs/lit.py:size=B/16,init=runs/siglip/checkpoints,data=/data/pairs,tokenizer=t5.json \
+        --workdir runs/lit
 
-`init` is the folder of checkpoints of a run whose image tower has the same shape; it is taken over and locked: no gradient, no optimizer state. `data` and
-`tokenizer` as in configs/clip.py.
+`init` is the folder of checkpoints of a run whose image tower has the same shape; it is taken over and locked: no
+gradient, no optimizer state. `data` and `tokenizer` as in configs/clip.py.
 """
 
 from configs import base
@@ -13,14 +14,23 @@ TEXT = {"B": "SigLIP-B", "L": "SigLIP-L"}
 
 def get_config(arg=None):
     """Arguments: `size`, `res`, `batch`, `steps`, `init`, `data`, `tokenizer`, `smoke`."""
-    arg = base.parse_arg(arg, size="B/16", res=224, batch=16_384, steps=55_000, init="", data="", tokenizer="", smoke=False)
+    arg = base.parse_arg(
+        arg, size="B/16", res=224, batch=16_384, steps=55_000, init="", data="", tokenizer="", smoke=False
+    )
     text = base.choose("size", arg.size.partition("/")[0], TEXT)
     block = {"activation": "gelu_tanh"}
 
     c = base.image_text(arg, length=16, crop_scale=(0.5, 1.0))
     c.task.towers.image.update(kind="vit", variant=arg.size, pool="map", **block)
     c.task.towers.text.update(
-        kind="text", variant=text, vocab=32_000, causal=False, pool="last", embed_dim=base.width(text), remat="nothing_saveable", **block
+        kind="text",
+        variant=text,
+        vocab=32_000,
+        causal=False,
+        pool="last",
+        embed_dim=base.width(text),
+        remat="nothing_saveable",
+        **block,
     )
     c.task.losses = [{"kind": "infonce", "of": ["image", "text"]}]
     c.task.init_scale = 10.0

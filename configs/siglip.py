@@ -1,9 +1,12 @@
-"""SigLIP (Zhai et al. 2023): two towers, a sigmoid for every pair of the global batch, with the published hyperparameters.
+r"""SigLIP (Zhai et al. 2023): two towers, a sigmoid for every pair of the global batch, with the published
+hyperparameters.
 
-    python -m bigcl.train --config configs/siglip.py:size=B/16,res=256,data=/data/pairs,tokenizer=siglip/tokenizer.json --workdir runs/siglip_b16
+    python -m bigcl.train --config configs/siglip.py:size=B/16,res=256,data=/data/pairs,tokenizer=siglip.json \
+        --workdir runs/siglip
 
-`data` and `tokenizer` as in configs/clip.py; the published vocabulary has 32,000 pieces. Attention pooling over the patches, a bidirectional text tower
-pooled at its last token, no class token, no projection of the image. The batch is 32,768, which the paper finds enough.
+`data` and `tokenizer` as in configs/clip.py; the published vocabulary has 32,000 pieces. Attention pooling over the
+patches, a bidirectional text tower pooled at its last token, no class token, no projection of the image. The batch is
+32,768, which the paper finds enough.
 """
 
 from configs import base
@@ -20,7 +23,14 @@ def get_config(arg=None):
     c = base.image_text(arg, length=64, crop_scale=None)
     c.task.towers.image.update(kind="vit", variant=arg.size, pool="map", **block)
     c.task.towers.text.update(
-        kind="text", variant=text, vocab=32_000, causal=False, pool="last", embed_dim=base.width(text), projection_bias=True, **block
+        kind="text",
+        variant=text,
+        vocab=32_000,
+        causal=False,
+        pool="last",
+        embed_dim=base.width(text),
+        projection_bias=True,
+        **block,
     )
     c.task.losses = [{"kind": "sigmoid", "of": ["image", "text"]}]
     c.optim = {

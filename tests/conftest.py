@@ -1,4 +1,4 @@
-"""What every test runs under: eight emulated CPU devices, strict promotion, runtime shape checks, compiled programs kept between runs."""
+"""Eight emulated CPU devices, strict promotion, shapes checked at run time, compiled programs kept between runs."""
 
 import os
 

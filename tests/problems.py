@@ -29,7 +29,10 @@ TRANSFORMERS = {
         "image": {"kind": "vit", "image_size": 16, "patch": 4, "pool": "map", "patch_dropout": 0.5, **SMALL},
         "text": {"kind": "text", "vocab": 128, "length": 6, "remat": "nothing_saveable", **SMALL},
     },
-    "losses": [{"kind": "infonce", "of": ["image", "text"]}, {"kind": "sigmoid", "of": ["image", "text"], "weight": 0.3}],
+    "losses": [
+        {"kind": "infonce", "of": ["image", "text"]},
+        {"kind": "sigmoid", "of": ["image", "text"], "weight": 0.3},
+    ],
 }
 """Every kind of parameter that is sharded, each large enough for it, and everything random that a step has."""
 
@@ -49,7 +52,9 @@ def batches(steps: int, seed: int = 0) -> Iterator[dict[str, np.ndarray]]:
 class Problem:
     """A task with an optimizer. frozen: prefixes of the paths that are not trained."""
 
-    def __init__(self, part: Mapping[str, Any], *, ema: float | None = 0.9, frozen: tuple[str, ...] = (), lr: float = 0.1):
+    def __init__(
+        self, part: Mapping[str, Any], *, ema: float | None = 0.9, frozen: tuple[str, ...] = (), lr: float = 0.1
+    ):
         self.build = functools.partial(registry.build, "task", part, batch_size=BATCH)
         task = nnx.eval_shape(lambda: self.build(rngs=nnx.Rngs(0)))
         self.inputs, self.ema, self.skeleton = set(task.inputs), ema, Skeleton(task)
@@ -94,7 +99,9 @@ class Problem:
         shardings, rows, whole = self.shardings(mesh), batch_sharding(mesh), replicated(mesh)
         state = jax.jit(self.new, out_shardings=shardings)()
         step = jax.jit(self.step, donate_argnums=0, out_shardings=(shardings, whole))
-        mine = slice(jax.process_index() * BATCH // jax.process_count(), (jax.process_index() + 1) * BATCH // jax.process_count())
+        mine = slice(
+            jax.process_index() * BATCH // jax.process_count(), (jax.process_index() + 1) * BATCH // jax.process_count()
+        )
         metrics = []
         for batch in batches(steps):
             local = {k: v[mine] for k, v in self.batch(batch).items()}

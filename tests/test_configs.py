@@ -48,7 +48,9 @@ def test_resolves_to_its_golden_text(path):
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
-    assert golden.read_text() == text, "a resolved config changed; if that is meant: UPDATE_GOLDEN=1 pytest tests/test_configs.py"
+    assert golden.read_text() == text, (
+        "a resolved config changed; if that is meant: UPDATE_GOLDEN=1 pytest tests/test_configs.py"
+    )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=IDS)
@@ -68,5 +70,9 @@ def test_unknown_argument_names_the_nearest():
 
 def test_arguments_reach_the_config():
     config = load(ROOT / "configs" / "siglip.py").get_config("size=L/16,batch=1024")
-    assert (config.task.towers.image.variant, config.train.batch, config.task.towers.text.variant) == ("L/16", 1024, "SigLIP-L")
+    assert (config.task.towers.image.variant, config.train.batch, config.task.towers.text.variant) == (
+        "L/16",
+        1024,
+        "SigLIP-L",
+    )
     assert parse_arg("a=2", a=1).a == 2

@@ -40,9 +40,15 @@ def test_everything_public_says_what_it_is():
         f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
         for path in PACKAGE
         for node in ast.parse(path.read_text()).body
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
     ]
-    silent += [f"{path.relative_to(ROOT)}" for path in PACKAGE if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))]
+    silent += [
+        f"{path.relative_to(ROOT)}"
+        for path in PACKAGE
+        if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
+    ]
     assert not silent, "no docstring: " + ", ".join(silent)
 
 
@@ -53,7 +59,7 @@ def test_every_kind_can_be_imported(registry, kind):
 
 @pytest.mark.parametrize("folder", IDEAS)
 def test_a_new_idea_is_one_file_and_one_line(folder):
-    """Each file of such a folder is named in the registry and nowhere else in the package: adding one touches one line."""
+    """Each file of such a folder is named in the registry and nowhere else in the package."""
     targets = " ".join(t for table in REGISTRIES.values() for t in table.values())
     for path in sorted((ROOT / "bigcl" / folder).glob("*.py")):
         if path.stem in IDEAS[folder]:

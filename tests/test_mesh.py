@@ -28,7 +28,9 @@ def test_one_axis_takes_what_is_left(sizes, shape):
     assert mesh.axis_names == AXES and mesh.devices.shape == shape
 
 
-@pytest.mark.parametrize("sizes", [{"data": 3}, {"data": 4}, {"data": -1, "fsdp": -1}, {"fsdp": 16}, {"fsdp": 0}, {"data": 16}])
+@pytest.mark.parametrize(
+    "sizes", [{"data": 3}, {"data": 4}, {"data": -1, "fsdp": -1}, {"fsdp": 16}, {"fsdp": 0}, {"data": 16}]
+)
 def test_sizes_that_do_not_fit_are_an_error(sizes):
     with pytest.raises(ConfigError, match=r"mesh: .*does not fit 8 devices"):
         make_mesh(**sizes)
@@ -95,7 +97,10 @@ def test_rules_of_the_config_decide():
     ("placement", "message"),
     [
         ([("a", "fsdp")], "mesh.rules: no pattern covers b"),
-        ([("a", "fsdp"), ("bb", "fsdp"), (".*", "fsdp")], "mesh.rules: pattern 'bb' matches no parameter; the nearest is 'b'"),
+        (
+            [("a", "fsdp"), ("bb", "fsdp"), (".*", "fsdp")],
+            "mesh.rules: pattern 'bb' matches no parameter; the nearest is 'b'",
+        ),
         ([(".*", "shard")], "mesh.rules: 'shard' for a"),
         ([(".*", [None])], r"mesh.rules: \[None\] for a \(64, 64\)"),
         ([(".*", [None, "model"])], "mesh.rules: .*'model'.* one of"),
@@ -119,5 +124,7 @@ def test_training_is_the_same_on_any_mesh(sizes):
     expected, expected_metrics = on_one_device()
     assert_close(metrics, expected_metrics)
     assert_close(state, expected)
-    used = {axis for x in jax.tree.leaves((state.params, state.opt_state, state.ema)) for axis in x.sharding.spec if axis}
+    used = {
+        axis for x in jax.tree.leaves((state.params, state.opt_state, state.ema)) for axis in x.sharding.spec if axis
+    }
     assert used >= {a for a in ("fsdp", "tensor") if mesh.shape[a] > 1}

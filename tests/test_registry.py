@@ -38,7 +38,7 @@ class Tree:
         *,
         leaf: Annotated[Part, "leaf"] | None = None,
         leaves: Sequence[Annotated[Part, "leaf"]] = (),
-        by_name: Mapping[str, Annotated[Part, "leaf"] | str] = {},  # noqa: B006, read only
+        by_name: Mapping[str, Annotated[Part, "leaf"] | str] = {},
         options: Annotated[Part, Leaf] = {"size": 1},  # noqa: B006, read only
         rngs=None,
         dtype=jnp.float32,
@@ -57,13 +57,19 @@ def registries(monkeypatch):
     module = types.ModuleType("parts_of_these_tests")
     module.Leaf, module.Tree, module.combine = Leaf, Tree, combine
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    for name, table in {"leaf": {"leaf": "Leaf"}, "tree": {"tree": "Tree", "trunk": "Trunk"}, "sum": {"combine": "combine"}}.items():
+    for name, table in {
+        "leaf": {"leaf": "Leaf"},
+        "tree": {"tree": "Tree", "trunk": "Trunk"},
+        "sum": {"combine": "combine"},
+    }.items():
         monkeypatch.setitem(registry.REGISTRIES, name, {k: f"{module.__name__}:{v}" for k, v in table.items()})
     monkeypatch.setitem(registry.HOLDER_KEYS, "leaf", {"every": int})
 
 
 def test_keys_are_the_arguments():
-    leaf = registry.build("leaf", {"kind": "leaf", "size": 3, "rate": 1, "names": ["a", "b"], "mode": "right", "every": 5})
+    leaf = registry.build(
+        "leaf", {"kind": "leaf", "size": 3, "rate": 1, "names": ["a", "b"], "mode": "right", "every": 5}
+    )
     assert (leaf.size, leaf.rate, leaf.names, leaf.mode) == (3, 1, ["a", "b"], "right")
 
 
@@ -94,7 +100,7 @@ LEAF = {"kind": "leaf", "size": 1}
         ({"kind": "tre"}, "at: unknown tree 'tre'; did you mean 'tree'?"),
         ({"kind": "zzz"}, "at: unknown tree 'zzz'; known: tree, trunk"),
         ({"leaf": LEAF}, 'at: expected a part like {"kind": ...}'),
-        ("tree", 'at: expected a part like {"kind": ...}, got \'tree\''),
+        ("tree", "at: expected a part like {\"kind\": ...}, got 'tree'"),
         ({"kind": "tree", "leafs": []}, "at.leafs: unknown key; did you mean 'leaf'?"),
         ({"kind": "tree", "xyz": 1}, "at.xyz: unknown key; known: by_name, leaf, leaves, options"),
         ({"kind": "tree", "leaves": LEAF}, "at.leaves: expected Sequence"),
@@ -108,7 +114,10 @@ LEAF = {"kind": "leaf", "size": 1}
         ({"kind": "tree", "leaf": {**LEAF, "every": "often"}}, "at.leaf.every: expected int, got 'often'"),
         ({"kind": "tree", "leaf": {**LEAF, "evry": 2}}, "at.leaf.evry: unknown key; did you mean 'every'?"),
         ({"kind": "tree", "leaves": [LEAF, {"kind": "lea"}]}, "at.leaves[1]: unknown leaf 'lea'; did you mean 'leaf'?"),
-        ({"kind": "tree", "by_name": {"one": "text", "two": {**LEAF, "rates": 1}}}, "at.by_name.two.rates: unknown key"),
+        (
+            {"kind": "tree", "by_name": {"one": "text", "two": {**LEAF, "rates": 1}}},
+            "at.by_name.two.rates: unknown key",
+        ),
         ({"kind": "tree", "options": {"size": 1, "rat": 2}}, "at.options.rat: unknown key; did you mean 'rate'?"),
         ({"kind": "tree", "options": {}}, "at.options: missing key 'size'"),
     ],
@@ -120,7 +129,13 @@ def test_errors_name_the_key_and_the_nearest_valid_one(part, message):
 
 
 def test_a_part_that_fits_passes():
-    part = {"kind": "tree", "leaf": {**LEAF, "every": 2, "rate": 1}, "leaves": (LEAF,), "by_name": {"a": LEAF, "b": "a"}, "options": {"size": 2}}
+    part = {
+        "kind": "tree",
+        "leaf": {**LEAF, "every": 2, "rate": 1},
+        "leaves": (LEAF,),
+        "by_name": {"a": LEAF, "b": "a"},
+        "options": {"size": 2},
+    }
     registry.check("tree", part, "at")
     registry.check("tree", {"kind": "tree", "leaf": None}, "at")
 

@@ -17,7 +17,13 @@ from bigcl.data.cache import cache_root
 from bigcl.log import read_rows
 
 ROOT = pathlib.Path(__file__).parent.parent
-TINY = ["--config", "configs/emoji.py:smoke", "--config.train.steps=12", "--config.train.log_every=2", "--config.train.batch=16"]
+TINY = [
+    "--config",
+    "configs/emoji.py:smoke",
+    "--config.train.steps=12",
+    "--config.train.log_every=2",
+    "--config.train.batch=16",
+]
 ENV = {
     **os.environ,
     "JAX_PLATFORMS": "cpu",
@@ -30,7 +36,9 @@ ENV = {
 def command(workdir, *arguments, **env):
     """`python -m bigcl.train` in a process of its own."""
     arguments = [sys.executable, "-m", "bigcl.train", *TINY, "--workdir", str(workdir), *arguments]
-    return subprocess.Popen(arguments, cwd=ROOT, env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        arguments, cwd=ROOT, env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def finish(process, timeout=300):
@@ -59,13 +67,24 @@ def numbers(workdir):
 
 def test_leaves_everything_in_the_workdir(whole):
     workdir, output = whole
-    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "tokenizer.json", "report.html"} <= {p.name for p in workdir.iterdir()}
+    assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "tokenizer.json", "report.html"} <= {
+        p.name for p in workdir.iterdir()
+    }
     assert output.strip().splitlines()[-1] == f"report: {workdir / 'report.html'}"
     assert "CC BY-SA 4.0" in (workdir / "report.html").read_text()
     rows = read_rows(workdir / "metrics.jsonl")
     training = [row for row in rows if "loss" in row]
     assert [row["step"] for row in training] == [2, 4, 6, 8, 10, 12]
-    wanted = {"loss", "learning_rate", "temperature", "pairs_per_second", "tflops", "input_wait_fraction", "batch_hash", "skipped_steps"}
+    wanted = {
+        "loss",
+        "learning_rate",
+        "temperature",
+        "pairs_per_second",
+        "tflops",
+        "input_wait_fraction",
+        "batch_hash",
+        "skipped_steps",
+    }
     assert wanted <= set(training[0])
     assert re.fullmatch("[0-9a-f]{16}", training[0]["batch_hash"])
     assert 0 <= rows[-1]["eval/zero_shot/accuracy@1"] <= 1
@@ -126,5 +145,7 @@ def test_two_processes_train_as_one(whole, tmp_path):
     assert [status for status, _ in outputs] == [0, 0], outputs[0][1] + outputs[1][1]
     one, two = numbers(whole[0]), numbers(tmp_path)
     assert [r.get("batch_hash") for r in one] == [r.get("batch_hash") for r in two]
-    np.testing.assert_allclose([r["loss"] for r in two if "loss" in r], [r["loss"] for r in one if "loss" in r], rtol=1e-3)
+    np.testing.assert_allclose(
+        [r["loss"] for r in two if "loss" in r], [r["loss"] for r in one if "loss" in r], rtol=1e-3
+    )
     assert two[-1]["eval/zero_shot/examples"] == one[-1]["eval/zero_shot/examples"]

@@ -1,4 +1,4 @@
-"""Two real processes of two devices each compute what one device does: losses with all gradients, and training steps."""
+"""Two real processes of two devices each compute what one device does: losses, all gradients, training steps."""
 
 import os
 import pathlib
@@ -29,7 +29,14 @@ def embeddings() -> tuple[np.ndarray, ...]:
 
 def launch(process: int, port: int, folder: pathlib.Path) -> subprocess.Popen:
     """Starts one process; what it prints goes to a file, so that a full pipe never holds it up."""
-    command = [sys.executable, "-m", "tests.workers.train", f"localhost:{port}", str(process), str(folder / "result.npz")]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.workers.train",
+        f"localhost:{port}",
+        str(process),
+        str(folder / "result.npz"),
+    ]
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     with (folder / f"{process}.log").open("w") as log:
         return subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=log, stderr=subprocess.STDOUT)

@@ -22,7 +22,8 @@ class Retrieval:
     label: key of the example; examples of equal label are right answers to one another, and the best of them counts.
         None: each example is right for itself alone (so are those whose label is None).
     ks: reported are recall@k, the share of queries with a right answer among the first k, the median rank, and the mean
-        reciprocal rank, as `text_to_image/recall@1`, and how many `examples` there are. Ranks start at 1, and ties count against the model.
+        reciprocal rank, as `text_to_image/recall@1`, and how many `examples` there are. Ranks start at 1, and ties
+        count against the model.
     batch: rows of a global batch while embedding.
 
     After `run`, `artifacts` holds the embeddings [N, D] by input name and the ranks [N] by direction; row i is

@@ -1,4 +1,4 @@
-"""Losses: pure functions of arrays over the global batch. Embeddings, scale, labels, weights go in, a scalar comes out."""
+"""Losses: pure functions of arrays over the global batch: embeddings, scale, labels, weights go in, a scalar out."""
 
 from bigcl.losses.infonce import infonce
 from bigcl.losses.sigmoid import sigmoid

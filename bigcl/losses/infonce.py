@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bigcl.losses import streaming
@@ -19,7 +18,8 @@ def infonce(
 ) -> Float[Array, ""]:
     r"""Symmetric InfoNCE (van den Oord et al. 2018; CLIP, Radford et al. 2021, figure 3).
 
-    With logits $S = s\,A B^\top$, the mean over rows of the cross-entropy with the diagonal as target, averaged over $S$ and $S^\top$:
+    With logits $S = s\,A B^\top$, the mean over rows of the cross-entropy with the diagonal as target, averaged over
+    $S$ and $S^\top$:
 
     $$L = \tfrac{1}{2B} \sum_i \big[ \log\sum_j e^{S_{ij}} - S_{ii} + \log\sum_j e^{S_{ji}} - S_{ii} \big].$$
 
@@ -28,6 +28,7 @@ def infonce(
     direction: "a_to_b" keeps the softmax over the rows of `zb` alone, "b_to_a" the other.
     label_smoothing: share of the target that is spread evenly over the batch (Szegedy et al. 2016), as ALIGN does.
 
+    >>> import jax.numpy as jnp
     >>> z = jnp.eye(4)
     >>> round(float(infonce(z, z, jnp.array(1.0))), 4)
     0.7437

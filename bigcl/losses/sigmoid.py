@@ -10,9 +10,11 @@ def sigmoid(
 ) -> Float[Array, ""]:
     r"""Sigmoid loss for language-image pre-training (SigLIP, Zhai et al. 2023, equation 1).
 
-    Every pair is a binary decision, $z_{ij} = 1$ on the diagonal and $-1$ elsewhere; the sum over all pairs is divided by B, not by B squared:
+    Every pair is a binary decision, $z_{ij} = 1$ on the diagonal and $-1$ elsewhere; the sum over all pairs is divided
+    by B, not by B squared:
 
-    $$L = -\tfrac{1}{B} \sum_{ij} \log \sigma\big(z_{ij} (s\,a_i \cdot b_j + t)\big) = \tfrac{1}{B} \Big[\sum_{ij} \log(1 + e^{l_{ij}}) - \sum_i l_{ii}\Big].$$
+    $$L = -\tfrac{1}{B} \sum_{ij} \log \sigma\big(z_{ij} (s\,a_i \cdot b_j + t)\big)
+    = \tfrac{1}{B} \Big[\sum_{ij} \log(1 + e^{l_{ij}}) - \sum_i l_{ii}\Big].$$
 
     za, zb: embeddings of the two sides, L2-normalised; row i of one belongs to row i of the other.
     scale: s, the inverse temperature.  bias: t, which starts near -log(B) so that the many negatives do not dominate.

@@ -1,9 +1,10 @@
 """Sums over all pairs of two sides, in memory that does not grow with the number of pairs.
 
-A contrastive loss compares each of M rows with each of N columns and needs, of that matrix, only sums along rows and columns. `stream` walks the matrix in tiles
-that a function computes, keeps running log-sum-exps and sums, and computes the tiles anew for the gradient: no array of M x N exists, forward or backward, and one tile serves
-both directions. With the two sides sharded over the batch axes of a mesh, each device holds its own rows and either gathers the columns once (`exchange="gather"`) or passes
-them around a ring (`exchange="ring"`), a shard at a time.
+A contrastive loss compares each of M rows with each of N columns and needs, of that matrix, only sums along rows and
+columns. `stream` walks the matrix in tiles that a function computes, keeps running log-sum-exps and sums, and computes
+the tiles anew for the gradient: no array of M x N exists, forward or backward, and one tile serves both directions.
+With the two sides sharded over the batch axes of a mesh, each device holds its own rows and either gathers the columns
+once (`exchange="gather"`) or passes them around a ring (`exchange="ring"`), a shard at a time.
 """
 
 import functools
@@ -20,7 +21,8 @@ from jaxtyping import Array, Float
 from bigcl.losses.similarity import at_least_float32
 
 MASKED = -1e30
-"""The logit of a pair that does not take part: finite, so that a row without any pair has finite sums and a zero gradient."""
+"""The logit of a pair that does not take part: finite, so that a row without any pair has finite sums and a zero
+gradient."""
 
 TILE = 2048
 """Rows and columns of a tile: 16 MiB of float32."""
@@ -31,11 +33,13 @@ GATHER_BYTES = 2**28
 BATCH_AXES = ("replica", "data", "fsdp")
 
 Tile = Callable[[Any, Any, Any], tuple[tuple[Array, ...], tuple[Array, ...]]]
-"""`tile(rows, columns, shared) -> (exponentiated, added)`: tuples of [m, n] arrays of the pairs of some rows with some columns."""
+"""`tile(rows, columns, shared) -> (exponentiated, added)`: tuples of [m, n] arrays of the pairs of some rows with some
+columns."""
 
 
 class Sums(NamedTuple):
-    """What `stream` returns: for each array of `exponentiated` its log-sum-exp, for each of `added` its sum, along rows [M] and along columns [N]."""
+    """What `stream` returns: for each array of `exponentiated` its log-sum-exp, for each of `added` its sum, along rows
+    [M] and along columns [N]."""
 
     row_lse: tuple[Float[Array, "m"], ...]
     column_lse: tuple[Float[Array, "n"], ...]
@@ -43,11 +47,21 @@ class Sums(NamedTuple):
     column_sum: tuple[Float[Array, "n"], ...]
 
 
-def stream(tile: Tile, rows: Any, columns: Any, shared: Any = (), *, exchange: Literal["auto", "gather", "ring"] = "auto", size: int = TILE) -> Sums:
+def stream(
+    tile: Tile,
+    rows: Any,
+    columns: Any,
+    shared: Any = (),
+    *,
+    exchange: Literal["auto", "gather", "ring"] = "auto",
+    size: int = TILE,
+) -> Sums:
     """Sums over all pairs of `rows` and `columns`, differentiable with respect to every float array.
 
-    tile: computes the pairs of some rows with some columns from slices of the arguments. It must be a pure function of them.
-    rows, columns: pytrees of arrays with M and N rows: embeddings, labels, weights, indices, whatever the pairs depend on.
+    tile: computes the pairs of some rows with some columns from slices of the arguments. It must be a pure function of
+        them.
+    rows, columns: pytrees of arrays with M and N rows: embeddings, labels, weights, indices, whatever the pairs depend
+        on.
     shared: pytree of what all pairs share, such as scale and bias.
     exchange: how devices get the columns of the others, inside `jax.set_mesh` of a mesh with batch axes.
     size: rows and columns of a tile.
@@ -105,7 +119,8 @@ _stream.defvjp(_forward, _backward)
 
 
 def on_devices(plan: Plan, function: Callable[..., Any], split: tuple[bool, ...], out: Any) -> Callable[..., Any]:
-    """`function` as it is on one device, or for each shard of the batch on several; `split`, `out`: which arguments and results are sharded by rows."""
+    """`function` as it is on one device, or for each shard of the batch on several; `split`, `out`: which arguments and
+    results are sharded by rows."""
     if plan.exchange == "none":
         return function
     spec = {True: PartitionSpec(BATCH_AXES), False: PartitionSpec()}
@@ -117,7 +132,8 @@ def on_devices(plan: Plan, function: Callable[..., Any], split: tuple[bool, ...]
 
 
 class Running(NamedTuple):
-    """Sums so far along one side: maximum and sum of exponentials of each exponentiated array, sum of each added one."""
+    """Sums so far along one side: maximum and sum of exponentials of each exponentiated array, sum of each added
+    one."""
 
     top: tuple[Array, ...]
     mass: tuple[Array, ...]
@@ -143,7 +159,9 @@ def start(plan: Plan, rows: Any, columns: Any, shared: Any) -> tuple[Running, Ru
 
     def side(axis: int) -> Running:
         full = [jnp.full(x.shape[axis], MASKED, x.dtype) for x in exponentiated]
-        return Running(tuple(full), tuple(map(jnp.zeros_like, full)), tuple(jnp.zeros(x.shape[axis], x.dtype) for x in added))
+        return Running(
+            tuple(full), tuple(map(jnp.zeros_like, full)), tuple(jnp.zeros(x.shape[axis], x.dtype) for x in added)
+        )
 
     return side(0), side(1)
 
@@ -155,7 +173,9 @@ def cut(tree: Any, size: int) -> tuple[Any, Array]:
     tiles = -(-m // size)
 
     def reshape(x: Array) -> Array:
-        filled = x if tiles * size == m else jnp.concatenate([x, jnp.broadcast_to(x[:1], (tiles * size - m, *x.shape[1:]))])
+        filled = (
+            x if tiles * size == m else jnp.concatenate([x, jnp.broadcast_to(x[:1], (tiles * size - m, *x.shape[1:]))])
+        )
         return filled.reshape(tiles, size, *x.shape[1:])
 
     return jax.tree.map(reshape, tree), (jnp.arange(tiles * size) < m).reshape(tiles, size)
@@ -166,14 +186,18 @@ def join(tree: Any, m: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], tree)
 
 
-def masked_tile(tile: Tile, valid: Array, rows: Any, columns: Any, shared: Any) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def masked_tile(
+    tile: Tile, valid: Array, rows: Any, columns: Any, shared: Any
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """A tile whose padding takes no part."""
     exponentiated, added = tile(rows, columns, shared)
     masked = tuple(jnp.where(valid, x, jnp.asarray(MASKED, x.dtype)) for x in exponentiated)
     return masked, tuple(jnp.where(valid, x, jnp.zeros_like(x)) for x in added)
 
 
-def walk(plan: Plan, rows: Any, columns: Any, shared: Any, row_sums: Running, column_sums: Running) -> tuple[Running, Running]:
+def walk(
+    plan: Plan, rows: Any, columns: Any, shared: Any, row_sums: Running, column_sums: Running
+) -> tuple[Running, Running]:
     """Adds all pairs of `rows` and `columns` to the sums of both sides."""
     m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
     (row_tiles, row_sums), row_valid = cut((rows, row_sums), plan.size)
@@ -217,9 +241,18 @@ def sides(sums: Sums, cotangents: Sums) -> tuple[Side, Side]:
 
 
 def walk_back(
-    plan: Plan, rows: Any, columns: Any, shared: Any, row: Side, column: Side, d_rows: Any, d_columns: Any, d_shared: Any
+    plan: Plan,
+    rows: Any,
+    columns: Any,
+    shared: Any,
+    row: Side,
+    column: Side,
+    d_rows: Any,
+    d_columns: Any,
+    d_shared: Any,
 ) -> tuple[Any, Any, Any]:
-    """Adds the gradient of all pairs of `rows` and `columns` to those of both sides and of what is shared; each tile is computed anew."""
+    """Adds the gradient of all pairs of `rows` and `columns` to those of both sides and of what is shared; each tile is
+    computed anew."""
     m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
     (row_tiles, row, d_rows), row_valid = cut((rows, row, d_rows), plan.size)
     (column_tiles, column, d_columns), column_valid = cut((columns, column, d_columns), plan.size)
@@ -234,14 +267,20 @@ def walk_back(
             gradient = tile_gradient(plan.tile, r_valid[:, None] & c_valid[None], (r, c, shared), r_side, c_side)
             return (plus(d_r, gradient[0]), plus(d_shared, gradient[2])), plus(d_c, gradient[1])
 
-        (d_r, d_shared), d_columns = jax.lax.scan(one_tile, (d_r, d_shared), (column_tiles, column, d_columns, column_valid))
+        (d_r, d_shared), d_columns = jax.lax.scan(
+            one_tile, (d_r, d_shared), (column_tiles, column, d_columns, column_valid)
+        )
         return (d_columns, d_shared), d_r
 
-    (d_columns, d_shared), d_rows = jax.lax.scan(one_row_tile, (d_columns, d_shared), (row_tiles, row, d_rows, row_valid))
+    (d_columns, d_shared), d_rows = jax.lax.scan(
+        one_row_tile, (d_columns, d_shared), (row_tiles, row, d_rows, row_valid)
+    )
     return join(d_rows, m), join(d_columns, n), d_shared
 
 
-def tile_gradient(tile: Tile, valid: Array, arguments: tuple[Any, Any, Any], row: Side, column: Side) -> tuple[Any, Any, Any]:
+def tile_gradient(
+    tile: Tile, valid: Array, arguments: tuple[Any, Any, Any], row: Side, column: Side
+) -> tuple[Any, Any, Any]:
     """The gradient of one tile with respect to the float arrays among its arguments (None for the others)."""
     floats, rebuild = split_floats(arguments)
     (exponentiated, added), pull = jax.vjp(lambda floats: masked_tile(tile, valid, *rebuild(floats)), floats)
@@ -249,7 +288,10 @@ def tile_gradient(tile: Tile, valid: Array, arguments: tuple[Any, Any, Any], row
         jnp.exp(x - r_lse[:, None]) * d_r[:, None] + jnp.exp(x - c_lse[None]) * d_c[None]
         for x, r_lse, d_r, c_lse, d_c in zip(exponentiated, row.lse, row.d_lse, column.lse, column.d_lse, strict=True)
     )
-    d_added = tuple(jnp.broadcast_to(d_r[:, None] + d_c[None], x.shape) for x, d_r, d_c in zip(added, row.d_sum, column.d_sum, strict=True))
+    d_added = tuple(
+        jnp.broadcast_to(d_r[:, None] + d_c[None], x.shape)
+        for x, d_r, d_c in zip(added, row.d_sum, column.d_sum, strict=True)
+    )
     return pull((d_exponentiated, d_added))[0]
 
 
@@ -261,7 +303,9 @@ def is_float(x: Array) -> bool:
 def split_floats(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
     """The tree with None in place of what has no gradient, and a function that puts those arrays back."""
     floats = jax.tree.map(lambda x: x if is_float(x) else None, tree)
-    return floats, lambda floats: jax.tree.map(lambda x, f: x if f is None else f, tree, floats, is_leaf=lambda v: v is None)
+    return floats, lambda floats: jax.tree.map(
+        lambda x, f: x if f is None else f, tree, floats, is_leaf=lambda v: v is None
+    )
 
 
 def plus(total: Any, gradient: Any) -> Any:
@@ -276,16 +320,21 @@ def no_gradient(tree: Any) -> Any:
 
 def like(gradient: Any, tree: Any) -> Any:
     """Gradients in the dtype of what they are gradients of."""
-    return jax.tree.map(lambda x, g: None if g is None else g.astype(x.dtype), tree, gradient, is_leaf=lambda v: v is None)
+    return jax.tree.map(
+        lambda x, g: None if g is None else g.astype(x.dtype), tree, gradient, is_leaf=lambda v: v is None
+    )
 
 
-def local_backward(plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums) -> tuple[Any, Any, Any]:
+def local_backward(
+    plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums
+) -> tuple[Any, Any, Any]:
     """The gradient of all pairs on this device."""
     arguments = (rows, columns, shared)
     return like(walk_back(plan, *arguments, *sides(sums, cotangents), *map(no_gradient, arguments)), arguments)
 
 
-# Several devices, columns gathered: each device adds its rows to partial sums of all columns, which are then put together, each shard at its owner.
+# Several devices, columns gathered: each device adds its rows to partial sums of all columns, which are then put
+# together, each shard at its owner.
 
 
 def gather(tree: Any) -> Any:
@@ -304,7 +353,9 @@ def gather_forward(plan: Plan, rows: Any, columns: Any, shared: Any) -> Sums:
     r, c = walk(plan, rows, everything, shared, *start(plan, rows, everything, shared))
     tops = tuple(jax.lax.pmax(t, BATCH_AXES) for t in c.top)
     masses = scatter_sum(tuple(m * jnp.exp(mine - top) for m, mine, top in zip(c.mass, c.top, tops, strict=True)))
-    return Sums(r.lse(), tuple(own_shard(t) + jnp.log(m) for t, m in zip(tops, masses, strict=True)), r.sum, scatter_sum(c.sum))
+    return Sums(
+        r.lse(), tuple(own_shard(t) + jnp.log(m) for t, m in zip(tops, masses, strict=True)), r.sum, scatter_sum(c.sum)
+    )
 
 
 def own_shard(x: Array) -> Array:
@@ -313,7 +364,9 @@ def own_shard(x: Array) -> Array:
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(BATCH_AXES) * size, size)
 
 
-def gather_backward(plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums) -> tuple[Any, Any, Any]:
+def gather_backward(
+    plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums
+) -> tuple[Any, Any, Any]:
     """Gradients of this device's rows and columns, and of what is shared."""
     row, column = sides(sums, cotangents)
     everything, column = gather((columns, column))
@@ -345,7 +398,9 @@ def ring_forward(plan: Plan, rows: Any, columns: Any, shared: Any) -> Sums:
     return Sums(r.lse(), c.lse(), r.sum, c.sum)
 
 
-def ring_backward(plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums) -> tuple[Any, Any, Any]:
+def ring_backward(
+    plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums
+) -> tuple[Any, Any, Any]:
     """Gradients of this device's rows and columns, and of what is shared."""
     row, column = sides(sums, cotangents)
     d_rows, d_columns, d_shared = map(no_gradient, (rows, columns, shared))
@@ -364,10 +419,15 @@ def ring_backward(plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, 
 # What the plain losses need.
 
 
-def logits(za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""] | None = None) -> Float[Array, "m n"]:
-    """`scale * za @ zb.T + bias`, accumulated in float32 or better and free of reduced-precision passes for float32 inputs."""
+def logits(
+    za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""] | None = None
+) -> Float[Array, "m n"]:
+    """`scale * za @ zb.T + bias`, accumulated in float32 or better and free of reduced-precision passes for float32
+    inputs."""
     half = za.dtype.itemsize < 4
-    x = jnp.einsum("md,nd->mn", za, zb, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32 if half else None)
+    x = jnp.einsum(
+        "md,nd->mn", za, zb, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32 if half else None
+    )
     x = x * scale.astype(x.dtype)
     return x if bias is None else x + bias.astype(x.dtype)
 
@@ -380,7 +440,9 @@ def log_sum_exps(
     return sums.row_lse[0], sums.column_lse[0]
 
 
-def softplus_sum(za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]) -> Float[Array, ""]:
+def softplus_sum(
+    za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
+) -> Float[Array, ""]:
     """Sum of `log(1 + exp(logit))` over all pairs."""
     sums = stream(lambda a, b, s: ((), (jax.nn.softplus(logits(a, b, *s)),)), za, zb, (scale, bias))
     return sums.row_sum[0].sum()

@@ -12,7 +12,8 @@ LIMIT = 1000
 
 
 def collect(evaluators: dict[str, Any], scale: float) -> Gallery | None:
-    """The gallery of the first retrieval evaluator whose pairs can be shown, pictures on one side and texts on the other, or None.
+    """The gallery of the first retrieval evaluator whose pairs can be shown, pictures on one side and texts on the
+    other, or None.
 
     scale: inverse temperature of the loss.
     """

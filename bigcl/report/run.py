@@ -17,7 +17,7 @@ Series = tuple[Float[np.ndarray, "t"], Float[np.ndarray, "t"]]
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The resolved config, the rows of `metrics.jsonl`, and versions and hardware where `environment.json` tells them."""
+    """The resolved config, the rows of `metrics.jsonl`, and what `environment.json` tells of versions and hardware."""
 
     name: str
     config: Mapping[str, Any]

@@ -12,8 +12,8 @@ Metrics = dict[str, Float[Array, ""]]
 class Task(nnx.Module):
     """What is trained: towers, losses, and the state they keep between steps.
 
-    A task says how one example is encoded (`forward`) apart from how examples are compared (`objective`), so that the trainer can run the first in
-    micro-batches without changing the second, which always sees the global batch.
+    A task says how one example is encoded (`forward`) apart from how examples are compared (`objective`), so that the
+    trainer can run the first in micro-batches without changing the second, which always sees the global batch.
     """
 
     def forward(self, batch: Batch, rng: Key[Array, ""] | None) -> Any:

@@ -1,4 +1,4 @@
-"""Two towers, or any number, and a list of which pairs are contrasted: CLIP, SigLIP, ALIGN, LiT, CLIPPO from config alone."""
+"""Two towers or more, and a list of which pairs are contrasted: CLIP, SigLIP, ALIGN, LiT, CLIPPO from config alone."""
 
 import inspect
 import math
@@ -19,12 +19,15 @@ from bigcl.tasks.task import Batch, Metrics, Task
 class TwoTower(Task):
     """Towers whose embeddings are contrasted in pairs.
 
-    towers: for each input its tower. The batch key of an input is its name (`<name>_mask`, where present, says which of its tokens are real).
-        A string instead of a part names another input whose tower is shared (CLIPPO, Tschannen et al. 2023).
-    losses: each a loss with `of`, the two inputs that it contrasts, and `weight` (default 1). Default: one `infonce` of the first two inputs.
+    towers: for each input its tower. The batch key of an input is its name (`<name>_mask`, where present, says which of
+        its tokens are real). A string instead of a part names another input whose tower is shared (CLIPPO, Tschannen et
+        al. 2023).
+    losses: each a loss with `of`, the two inputs that it contrasts, and `weight` (default 1). Default: one `infonce` of
+        the first two inputs.
     init_scale: start of the learned inverse temperature; None: 1 / 0.07 (CLIP), or 10 with a sigmoid loss (SigLIP).
     max_scale: the scale is clamped here after each step (CLIP: 100).
-    init_bias: start of the learned bias of sigmoid losses; None: -log(batch - 1), near SigLIP's -10 at its batch of 32,768.
+    init_bias: start of the learned bias of sigmoid losses; None: -log(batch - 1), near SigLIP's -10 at its batch of
+        32,768.
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class TwoTower(Task):
         for name, tower in self.inputs.items():
             if self.inputs.get(tower) != tower:
                 raise ConfigError(
-                    f"task.towers.{name}: shares the tower of {tower!r}, which has none; {registry.nearest(tower, towers)}"
+                    f"task.towers.{name}: shares the tower of {tower!r}, which has none; "
+                    f"{registry.nearest(tower, towers)}"
                 )
         self.towers = nnx.Dict(
             {
@@ -57,7 +61,8 @@ class TwoTower(Task):
         for name, tower in self.towers.items():
             if vocab is not None and getattr(tower, "vocab", vocab) < vocab:
                 raise ConfigError(
-                    f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; leave it out"
+                    f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; "
+                    "leave it out"
                 )
         self.losses = nnx.static(
             tuple((registry.bind("loss", part), *self.pair(i, part)) for i, part in enumerate(losses))

@@ -1,4 +1,4 @@
-"""Towers: encoders of one kind of input. `tower(x, mask=None, rng=None) -> Encoding`; without `rng` a tower is deterministic."""
+"""Towers: encoders of one kind of input. `tower(x, mask=None, rng=None) -> Encoding`, deterministic without `rng`."""
 
 from bigcl.towers.encoding import Encoding
 

@@ -1,7 +1,7 @@
 """The transformer that the towers share: attention, block, scanned stack, poolers, positions.
 
-Layouts are those of OpenAI CLIP and SigLIP up to reshapes, so that weights can be exchanged. Parameters are float32; `dtype` is what the
-matrix products run in. Norm statistics and the softmax are always float32.
+Layouts are those of OpenAI CLIP and SigLIP up to reshapes, so that weights can be exchanged. Parameters are float32;
+`dtype` is what the matrix products run in. Norm statistics and the softmax are always float32.
 """
 
 import functools
@@ -36,7 +36,8 @@ def glorot(fan_in: int, fan_out: int) -> Callable[..., Array]:
 
 
 class Norm(nnx.Module):
-    """Layer norm (Ba et al. 2016) or, without centring, RMS norm (Zhang and Sennrich 2019) over the last axis, in float32 whatever the input."""
+    """Layer norm (Ba et al. 2016) or, without centring, RMS norm (Zhang and Sennrich 2019) over the last axis, in
+    float32 whatever the input."""
 
     def __init__(self, width: int, *, eps: float = 1e-6, centred: bool = True):
         self.eps, self.centred = eps, centred
@@ -56,7 +57,8 @@ class Norm(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head attention (Vaswani et al. 2017), self or cross: `[B, N, W], [B, M, W] -> [B, N, W]`.
 
-    The kernel of queries, keys and values is one array `[W, 3, heads, W / heads]`: one matrix product for all three, and an axis of heads to shard.
+    The kernel of queries, keys and values is one array `[W, 3, heads, W / heads]`: one matrix product for all three,
+    and an axis of heads to shard.
     """
 
     def __init__(self, width: int, heads: int, *, qk_norm: bool = False, dtype=jnp.float32, rngs: nnx.Rngs):
@@ -155,9 +157,11 @@ class Block(nnx.Module):
 
 
 class Stack(nnx.Module):
-    """`depth` blocks whose parameters are stacked on a leading axis, run by `lax.scan` (one block is compiled, whatever the depth).
+    """`depth` blocks whose parameters are stacked on a leading axis, run by `lax.scan` (one block is compiled, whatever
+    the depth).
 
-    remat: "none", or the name of a policy in `jax.checkpoint_policies`, such as "nothing_saveable" or "dots_with_no_batch_dims_saveable".
+    remat: "none", or the name of a policy in `jax.checkpoint_policies`, such as "nothing_saveable" or
+        "dots_with_no_batch_dims_saveable".
     scan: False unrolls the loop over the same parameters: longer to compile, sometimes faster to run.
     """
 
@@ -198,7 +202,8 @@ class Stack(nnx.Module):
 
 
 class AttentionPool(nnx.Module):
-    """Multi-head attention pooling by one learned query, then a residual MLP (MAP head of big_vision and SigLIP): `[B, N, W] -> [B, W]`."""
+    """Multi-head attention pooling by one learned query, then a residual MLP (MAP head of big_vision and SigLIP): `[B,
+    N, W] -> [B, W]`."""
 
     def __init__(self, width: int, heads: int, hidden: int, *, activation: str, norm_eps: float, dtype, rngs: nnx.Rngs):
         self.dtype = dtype
@@ -221,7 +226,8 @@ def attend(
 ) -> Float[Array, "b n h d"]:
     """Softmax attention, the softmax in float32. A query that may see nothing attends evenly.
 
-    Heads are brought in front first: the products are then plain batched matrix products, several times faster on CPU than the fused layouts.
+    Heads are brought in front first: the products are then plain batched matrix products, several times faster on CPU
+    than the fused layouts.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
@@ -233,7 +239,8 @@ def attend(
 def resolve_sizes(
     tower: str, variants: Mapping[str, tuple[int, ...]], variant: str | None, *sizes: int | None
 ) -> list[int]:
-    """width, depth, heads and MLP width: as given, else the variant's; an MLP four times the width where nothing says otherwise."""
+    """width, depth, heads and MLP width: as given, else the variant's; an MLP four times the width where nothing says
+    otherwise."""
     if variant is not None and variant not in variants:
         raise ValueError(f"{tower}: unknown variant {variant!r}; {nearest(variant, variants)}")
     preset = (None,) * 4 if variant is None else variants[variant]
@@ -261,14 +268,16 @@ def masked_mean(x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Fl
 
 
 def rotate(x: Float[Array, "b n h d"], rotation: Float[Array, "#b n 2 r"]) -> Float[Array, "b n h d"]:
-    """Rotary position embedding (Su et al. 2021): the halves of each head turn by the angles whose cosine and sine `rotation` holds."""
+    """Rotary position embedding (Su et al. 2021): the halves of each head turn by the angles whose cosine and sine
+    `rotation` holds."""
     cos, sin = rotation[:, :, None, 0].astype(x.dtype), rotation[:, :, None, 1].astype(x.dtype)
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
 def rotation_table(coordinates: np.ndarray, head: int, theta: float) -> Float[np.ndarray, "n 2 r"]:
-    """Cosines and sines for tokens at `coordinates` [N, axes] (axial: each axis gets an equal share of the `head / 2` frequencies)."""
+    """Cosines and sines for tokens at `coordinates` [N, axes] (axial: each axis gets an equal share of the `head / 2`
+    frequencies)."""
     axes = coordinates.shape[1]
     if head % (2 * axes):
         raise ValueError(f"rotary positions over {axes} axes need a head size divisible by {2 * axes}, got {head}")

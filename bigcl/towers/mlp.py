@@ -1,5 +1,6 @@
 """A multilayer perceptron over feature vectors: tabular inputs, precomputed features, toy problems."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -18,9 +19,7 @@ class MLP(nnx.Module):
     ):
         self.activation, self.dtype = activation, dtype
         sizes = (inputs, *widths)
-        self.layers = nnx.List(
-            nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nnx.List(nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes))
 
     def __call__(self, x: Float[Array, "b n"], mask=None, rng: Key[Array, ""] | None = None) -> Encoding:
         del mask, rng

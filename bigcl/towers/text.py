@@ -1,9 +1,9 @@
-"""Text transformer in the forms that CLIP (causal, pooled at the end token) and SigLIP (bidirectional, pooled at the last token) use."""
+"""Text transformer in the forms that CLIP (causal, pooled at the end token) and SigLIP (bidirectional, pooled at the
+last token) use."""
 
 import functools
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,7 +21,8 @@ VARIANTS: dict[str, tuple[int, int, int, int]] = {
     "SigLIP-L": (1024, 24, 16, 4096),
     "SigLIP-So400m": (1152, 27, 16, 4304),
 }
-"""width, depth, heads, MLP width. B and L go with CLIP's image towers of that name, H with OpenCLIP's, SigLIP-* with SigLIP's."""
+"""width, depth, heads, MLP width. B and L go with CLIP's image towers of that name, H with OpenCLIP's, SigLIP-* with
+SigLIP's."""
 
 
 class TextTransformer(nnx.Module):
@@ -30,7 +31,8 @@ class TextTransformer(nnx.Module):
     vocab: size of the vocabulary; by default the tokenizer's.  length: tokens of the longest text.
     variant: sizes by name; `width`, `depth`, `heads`, `mlp_width` override it or replace it.
     causal: whether a token sees only those before it.
-    pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first", "mean" or "map".
+    pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first",
+        "mean" or "map".
     pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
     embed_dim, projection_bias: a final linear layer; CLIP's has no bias, SigLIP's has one.
     """
@@ -113,6 +115,8 @@ class TextTransformer(nnx.Module):
         self, x: Float[Array, "b n w"], text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None
     ) -> Float[Array, "b w"]:
         """One vector per text."""
+        if self.map is not None:
+            return self.map(x, mask)
         match self.pool:
             case "eot":
                 return jnp.take_along_axis(x, text.argmax(1)[:, None, None], axis=1)[:, 0]
@@ -120,7 +124,5 @@ class TextTransformer(nnx.Module):
                 return x[:, -1]
             case "first":
                 return x[:, 0]
-            case "mean":
-                return layers.masked_mean(x, mask)
             case _:
-                return self.map(x, mask)
+                return layers.masked_mean(x, mask)

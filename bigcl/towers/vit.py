@@ -23,13 +23,15 @@ VARIANTS: dict[str, tuple[int, int, int, int]] = {
     "g": (1408, 40, 16, 6144),
     "gopt": (1536, 40, 16, 6144),
 }
-"""width, depth, heads, MLP width. So400m: Alabdulmohsin et al. 2023; g: OpenCLIP's; gopt: SigLIP 2's; the others: Dosovitskiy et al. 2021."""
+"""width, depth, heads, MLP width. So400m: Alabdulmohsin et al. 2023; g: OpenCLIP's; gopt: SigLIP 2's; the others:
+Dosovitskiy et al. 2021."""
 
 
 class ViT(nnx.Module):
     """Images `[B, H, W, C]` (uint8, or float already normalised) to an embedding `[B, D]` and tokens.
 
-    variant: "B/16" and the like: size and patch; `width`, `depth`, `heads`, `mlp_width` override it, or replace it together with `patch`.
+    variant: "B/16" and the like: size and patch; `width`, `depth`, `heads`, `mlp_width` override it, or replace it
+        together with `patch`.
     pool: "cls" (class token), "mean" or "map" (attention pooling).
     positions: "learned", "sincos" or "rotary" (axial).
     registers: extra tokens that take part in attention and are thrown away (Darcet et al. 2024).
@@ -123,7 +125,8 @@ class ViT(nnx.Module):
         """uint8 pixels to normalised floats; floats pass."""
         if image.shape[1:] != (self.image_size, self.image_size, self.channels):
             raise ValueError(
-                f"vit: images of {image.shape[1:]} reached a tower of image_size {self.image_size}, channels {self.channels}"
+                f"vit: images of {image.shape[1:]} reached a tower of "
+                f"image_size {self.image_size}, channels {self.channels}"
             )
         if image.dtype != jnp.uint8:
             return image.astype(self.dtype)
@@ -137,7 +140,8 @@ class ViT(nnx.Module):
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, self.patch * self.patch * c)
 
     def place(self, x: Float[Array, "b n w"]) -> tuple[Array, Array, Array | None]:
-        """Adds positions to the patches. Returns them, the tokens to put in front `[k, W]`, and the rotations `[1, N, 2, r]` if rotary."""
+        """Adds positions to the patches. Returns them, the tokens to put in front `[k, W]`, and the rotations `[1, N,
+        2, r]` if rotary."""
         prefix = [p[...] for p in (self.cls, self.registers) if p is not None]
         front = jnp.concatenate(prefix) if prefix else jnp.zeros((0, self.width))
         if self.position is not None:

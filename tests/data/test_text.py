@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bigcl.data.transforms import Keep
-from bigcl.data.transforms.text import ChooseText, Tokenize, WordDropout
+from bigcl.data.transforms.text import ChooseText, FormatText, Tokenize, WordDropout
 
 NAMES = {"en": "cat", "de": "Katze", "fr": "chat"}
 
@@ -73,3 +73,15 @@ def test_keep():
         Keep(["b/z"])(example, rng)
     with pytest.raises(KeyError, match="'a/z': no 'z' in the example, which has int"):
         Keep(["a/z"])(example, rng)
+
+
+def test_format_joins_texts_where_all_are_there():
+    join = FormatText("{text}, {group}", probability=0.5)
+    results = collections.Counter(
+        join({"text": "cat", "group": "animals"}, np.random.default_rng(i))["text"] for i in range(400)
+    )
+    assert set(results) == {"cat", "cat, animals"} and 150 < results["cat"] < 250
+    always = FormatText("{text}, {group}", out="caption")
+    example = {"text": b"cat", "group": "animals"}
+    assert always(example, np.random.default_rng(0)) == {**example, "caption": "cat, animals"}
+    assert always({"text": "cat", "group": None}, np.random.default_rng(0)) == {"text": "cat", "group": None}

@@ -1,1 +1,1 @@
-"""Numbers from the methods' own authors: stored inputs, outputs and gradients, and a harness that runs bigcl on them."""
+"""Numbers from the methods' own authors: inputs, outputs, gradients, and a harness that runs bigcl on them."""

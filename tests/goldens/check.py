@@ -1,6 +1,7 @@
 """Runs bigcl on a folder of stored numbers: `python -m tests.goldens.check --data DIR [--slug SLUG]`.
 
-DIR holds `<slug>/cases.npz` and `<slug>/meta.json`. Prints a line for each case with its largest difference (see `harness.difference`); exits with 1 if a case fails.
+DIR holds `<slug>/cases.npz` and `<slug>/meta.json`. Prints a line for each case with its largest difference (see
+`harness.difference`); exits with 1 if a case fails.
 """
 
 import argparse
@@ -39,7 +40,8 @@ def check(case: harness.Case) -> bool:
     name, worst = max(found.items(), key=lambda item: item[1])
     passed = worst <= case.tolerance
     print(
-        f"{'ok  ' if passed else 'FAIL'} {case} {case.function}: {worst:.1e} at {name} (tolerance {case.tolerance:.0e}, {len(found)} arrays)"
+        f"{'ok  ' if passed else 'FAIL'} {case} {case.function}: {worst:.1e} at {name} "
+        f"(tolerance {case.tolerance:.0e}, {len(found)} arrays)"
     )
     return passed
 

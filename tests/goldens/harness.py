@@ -1,11 +1,12 @@
 """Runs bigcl's functions on stored inputs and compares outputs and gradients with stored ones.
 
-A folder `<slug>/` holds `cases.npz` with arrays `CASE/in/NAME`, `CASE/out/NAME`, `CASE/grad/NAME`, and `meta.json`, which lists functions and for each its cases
-with hyperparameters and a tolerance. `tests/goldens/adapters/<slug>.py` maps the functions' names to callables
-`(inputs, **hyperparameters) -> outputs`, both dictionaries of arrays.
+A folder `<slug>/` holds `cases.npz` with arrays `CASE/in/NAME`, `CASE/out/NAME`, `CASE/grad/NAME`, and `meta.json`,
+which lists functions and for each its cases with hyperparameters and a tolerance. `tests/goldens/adapters/<slug>.py`
+maps the functions' names to callables `(inputs, **hyperparameters) -> outputs`, both dictionaries of arrays.
 
-Gradients are of the output `loss`, or of what the case (`gradient_of`) or its function (`grad_of`) names: an output, or a reduction of one such as
-`half_sumsq:out`. They are taken with respect to exactly the inputs that have a stored gradient.
+Gradients are of the output `loss`, or of what the case (`gradient_of`) or its function (`grad_of`) names: an output, or
+a reduction of one such as `half_sumsq:out`. They are taken with respect to exactly the inputs that have a stored
+gradient.
 
 Everything runs in float64: inputs are handed over as stored, and what a function then computes in is its own affair.
 """
@@ -27,7 +28,7 @@ Outputs = dict[str, jax.Array]
 Function = Callable[..., Outputs]
 
 FLOOR = 1e-4
-"""Arrays of smaller magnitude than this are compared as if they had it, since the relative error of a zero says nothing."""
+"""Arrays of smaller magnitude than this are compared as if they had it: the relative error of a zero says nothing."""
 
 DRAWN = frozenset({"seed", "world_size"})
 """Hyperparameters that only tell how the stored numbers were drawn or computed, whatever the function."""
@@ -41,7 +42,7 @@ REDUCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """One stored call. gradient_of: the scalar that `gradients` differentiate, as an output's name or `REDUCTION:NAME`."""
+    """One stored call. gradient_of: the scalar that was differentiated, as an output's name or `REDUCTION:NAME`."""
 
     slug: str
     function: str
@@ -58,7 +59,10 @@ class Case:
 
 
 def ignores(*names: str) -> Callable[[Function], Function]:
-    """Makes a function ignore hyperparameters by name: `names`, and those of `DRAWN` that it does not ask for. Any other unknown one stays an error."""
+    """Makes a function ignore hyperparameters by name: `names`, and those of `DRAWN` that it does not ask for.
+
+    Any other that it does not know stays an error.
+    """
 
     def decorate(function: Function) -> Function:
         ignored = {*names, *(DRAWN - inspect.signature(function).parameters.keys())}
@@ -140,7 +144,8 @@ def difference(got: Any, expected: np.ndarray) -> float:
 
 
 def differences(case: Case, function: Function) -> dict[str, float]:
-    """The difference of each stored output ("out/NAME") and gradient ("grad/NAME"); infinite for one that is missing."""
+    """The difference of each stored output ("out/NAME") and gradient ("grad/NAME"); infinite for one that is
+    missing."""
     outputs, gradients = run(case, function)
     found = {f"out/{k}": difference(outputs[k], v) if k in outputs else np.inf for k, v in case.outputs.items()}
     return found | {f"grad/{k}": difference(gradients[k], v) for k, v in case.gradients.items()}

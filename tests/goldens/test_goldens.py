@@ -66,7 +66,8 @@ def test_a_function_that_raises_fails_its_case_alone(tmp_path, capsys):
     write(tmp_path, "core-siglip", lambda arrays: {k: v for k, v in arrays.items() if k != "siglip_loss.b12/in/text"})
     assert check.main(["--data", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("FAIL")][0].count("KeyError") and "3 of 4" in lines[-1]
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert len(failed) == 1 and "KeyError" in failed[0] and "3 of 4" in lines[-1]
 
 
 def stored(folder: pathlib.Path, function: dict, arrays: dict[str, np.ndarray]) -> harness.Case:

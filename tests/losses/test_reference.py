@@ -40,7 +40,9 @@ def no_bias(loss):
 
 
 LOSSES = {"infonce": (no_bias(infonce), naive_infonce), "sigmoid": (sigmoid, naive_sigmoid)}
-OPTIONS = [("infonce", {"direction": d, "label_smoothing": e}) for d in ("both", "a_to_b", "b_to_a") for e in (0.0, 0.1, 1.0)]
+OPTIONS = [
+    ("infonce", {"direction": d, "label_smoothing": e}) for d in ("both", "a_to_b", "b_to_a") for e in (0.0, 0.1, 1.0)
+]
 OPTIONS.append(("sigmoid", {}))
 ALL = pytest.mark.parametrize(("name", "options"), OPTIONS, ids=str)
 KINDS = pytest.mark.parametrize("name", LOSSES)

@@ -1,4 +1,4 @@
-"""Losses of a batch that lies on eight devices: the numbers of one device, and no device that holds the whole matrix of logits."""
+"""Losses of a batch on eight devices: the numbers of one device, and no device that holds all logits."""
 
 import contextlib
 import re
@@ -12,7 +12,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from bigcl.losses import infonce, sigmoid
 from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, replicated
 
-MESHES = [{"data": 8}, {"replica": 2, "data": 4}, {"replica": 2, "data": 2, "fsdp": 2}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}]
+MESHES = [
+    {"data": 8},
+    {"replica": 2, "data": 4},
+    {"replica": 2, "data": 2, "fsdp": 2},
+    {"fsdp": 8},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+]
 LOSSES = {
     "infonce": lambda za, zb, scale, bias: infonce(za, zb, scale),
     "infonce-smooth": lambda za, zb, scale, bias: infonce(za, zb, scale, label_smoothing=0.1),
@@ -30,7 +36,8 @@ def inputs():
 
 
 def compiled(loss, mesh, context=True):
-    """Value and all gradients, the way a training step has them: plain `jit` over arrays that are sharded by rows, under `jax.set_mesh`."""
+    """Value and all gradients, the way a training step has them: plain `jit` over arrays that are sharded by rows,
+    under `jax.set_mesh`."""
     rows, whole = batch_sharding(mesh), replicated(mesh)
     arguments = [jax.device_put(x, where) for x, where in zip(inputs(), (rows, rows, whole, whole), strict=True)]
     f = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole)))

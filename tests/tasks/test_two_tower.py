@@ -21,7 +21,9 @@ BOTH = {"a": A, "b": B}
 
 
 def build(batch_size: int = BATCH, **part):
-    return registry.build("task", {"kind": "two_tower", "towers": BOTH, **part}, batch_size=batch_size, rngs=nnx.Rngs(0))
+    return registry.build(
+        "task", {"kind": "two_tower", "towers": BOTH, **part}, batch_size=batch_size, rngs=nnx.Rngs(0)
+    )
 
 
 @pytest.fixture
@@ -97,7 +99,9 @@ def test_two_losses_of_one_pair_both_count(batch):
     losses = [{"kind": "infonce", "of": ["a", "b"]}, {"kind": "sigmoid", "of": ["a", "b"]}]
     task = build(losses=losses)
     z, (value, metrics) = task.encode(batch), task.loss(batch, None)
-    both = infonce(z["a"], z["b"], metrics["logit_scale"]) + sigmoid(z["a"], z["b"], metrics["logit_scale"], metrics["bias"])
+    both = infonce(z["a"], z["b"], metrics["logit_scale"]) + sigmoid(
+        z["a"], z["b"], metrics["logit_scale"], metrics["bias"]
+    )
     np.testing.assert_allclose(value, both, rtol=1e-6)
 
 
@@ -118,7 +122,13 @@ def test_masks_come_from_the_batch():
 
 
 def test_each_tower_has_its_own_randomness():
-    text = {"kind": "text", "vocab": 9, "length": 4, "dropout": 0.5, **{k: v for k, v in SMALL.items() if k != "dropout"}}
+    text = {
+        "kind": "text",
+        "vocab": 9,
+        "length": 4,
+        "dropout": 0.5,
+        **{k: v for k, v in SMALL.items() if k != "dropout"},
+    }
     task = build(towers={"a": text, "b": "a"})
     x = jnp.array([[1, 2, 3, 4]] * 4, jnp.int32)
     out = nnx.jit(lambda task, rng: task.forward({"a": x, "b": x}, rng))(task, jax.random.key(0))
@@ -137,11 +147,17 @@ def test_the_scale_is_clamped_after_each_step(start, end):
 @pytest.mark.parametrize(
     ("part", "message"),
     [
-        ({"losses": [{"kind": "infonce", "of": ["a", "bb"]}]}, "task.losses[0].of: unknown input 'bb'; did you mean 'b'?"),
+        (
+            {"losses": [{"kind": "infonce", "of": ["a", "bb"]}]},
+            "task.losses[0].of: unknown input 'bb'; did you mean 'b'?",
+        ),
         ({"losses": [{"kind": "infonce", "of": ["a"]}]}, "task.losses[0].of: expected two inputs, got ['a']"),
         ({"losses": [{"kind": "infonce"}]}, "task.losses[0].of: expected two inputs, got []"),
         ({"losses": [{"kind": "infonce", "of": ["a", "b"], "bias": 1.0}]}, "task.losses[0].bias: unknown key"),
-        ({"towers": {"image": A, "text": "imag"}}, "task.towers.text: shares the tower of 'imag', which has none; did you mean 'image'?"),
+        (
+            {"towers": {"image": A, "text": "imag"}},
+            "task.towers.text: shares the tower of 'imag', which has none; did you mean 'image'?",
+        ),
         ({"towers": {"a": "b", "b": "a"}}, "task.towers.a: shares the tower of 'b', which has none"),
         ({"towers": {"a": {**A, "inputs": None}, "b": B}}, "task.towers.a.inputs: expected int, got None"),
         ({"max_scal": 1.0}, "task.max_scal: unknown key; did you mean 'max_scale'?"),

@@ -38,7 +38,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "mlp": MLP,
 }
 EVERY = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS.keys())
-STACKED = pytest.mark.parametrize("part", [p for p in PARTS.values() if p["kind"] != "mlp"], ids=[n for n in PARTS if n != "mlp"])
+STACKED = pytest.mark.parametrize(
+    "part", [p for p in PARTS.values() if p["kind"] != "mlp"], ids=[n for n in PARTS if n != "mlp"]
+)
 
 
 def build(part: Mapping[str, Any], dtype=jnp.float32) -> nnx.Module:
@@ -110,7 +112,9 @@ def test_shapes_and_dtypes(part, dtype):
         assert out.tokens.shape == (B, n, part["width"]) and out.tokens.dtype == dtype
         assert (out.mask is None) == (part.get("pad_id") is None)
     full = call(build(part), x)
-    np.testing.assert_allclose(out.embedding.astype(jnp.float32), full.embedding, atol=0.1 * float(jnp.abs(full.embedding).max()))
+    np.testing.assert_allclose(
+        out.embedding.astype(jnp.float32), full.embedding, atol=0.1 * float(jnp.abs(full.embedding).max())
+    )
 
 
 @EVERY
@@ -196,13 +200,17 @@ def test_remat_and_scan_change_nothing(name):
 def primitives(part: Mapping[str, Any]) -> str:
     """The jaxpr of a tower's gradient."""
     graphdef, state = nnx.split(build(part))
-    return str(jax.make_jaxpr(jax.grad(lambda s: nnx.merge(graphdef, s)(jnp.asarray(inputs(part))).embedding.sum()))(state))
+    return str(
+        jax.make_jaxpr(jax.grad(lambda s: nnx.merge(graphdef, s)(jnp.asarray(inputs(part))).embedding.sum()))(state)
+    )
 
 
 def test_remat_and_scan_do_something():
     plain, remat = primitives(TEXT), primitives({**TEXT, "remat": "nothing_saveable"})
     assert "checkpoint" not in plain and "remat" not in plain and ("checkpoint" in remat or "remat" in remat)
-    assert primitives({**TEXT, "depth": 7}).count(" exp ") == plain.count(" exp ")  # one block is traced, whatever the depth
+    assert primitives({**TEXT, "depth": 7}).count(" exp ") == plain.count(
+        " exp "
+    )  # one block is traced, whatever the depth
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos", "rotary"])
@@ -256,8 +264,9 @@ def test_uint8_pixels_are_normalised_on_the_device():
     close(call(tower, x).embedding, call(tower, by_hand).embedding)
 
 
-# Published sizes. CLIP (Radford et al. 2021): OpenAI's checkpoints, 151,277,313 parameters for B/32 and 427,616,513 for L/14, of which one is the scale; H and g:
-# OpenCLIP's (632.08M + 354.03M; 1012.65M). SigLIP (Zhai et al. 2023): 92.88M + 110.27M for B/16, 428.23M + 449.73M for So400m/14 at 27 x 27 patches. ViT: less the classifier.
+# Published sizes. CLIP (Radford et al. 2021): OpenAI's checkpoints, 151,277,313 parameters for B/32 and 427,616,513 for
+# L/14, of which one is the scale; H and g: OpenCLIP's (632.08M + 354.03M; 1012.65M). SigLIP (Zhai et al. 2023): 92.88M
+# + 110.27M for B/16, 428.23M + 449.73M for So400m/14 at 27 x 27 patches. ViT: less the classifier.
 CLIP_IMAGE = {"kind": "vit", "pre_norm": True, "patch_bias": False, "activation": "quick_gelu", "norm_eps": 1e-5}
 SIGLIP_IMAGE = {"kind": "vit", "pool": "map"}
 SIGLIP_TEXT = {"kind": "text", "vocab": 32_000, "length": 64, "causal": False, "pool": "last", "projection_bias": True}
@@ -271,6 +280,7 @@ COUNTS = [
     ({"kind": "text", "variant": "H", "vocab": 49_408, "length": 77, "embed_dim": 1024}, 354_032_640),
     ({**SIGLIP_IMAGE, "variant": "B/16", "image_size": 224}, 92_884_224),
     ({**SIGLIP_IMAGE, "variant": "So400m/14", "image_size": 378}, 428_225_600),
+    ({**SIGLIP_IMAGE, "variant": "gopt/16", "image_size": 384}, 1_163_659_776),
     ({**SIGLIP_TEXT, "variant": "SigLIP-B", "embed_dim": 768}, 110_271_744),
     ({**SIGLIP_TEXT, "variant": "SigLIP-So400m", "embed_dim": 1152}, 449_734_896),
     ({**CLIP_IMAGE, "variant": "g/14", "embed_dim": 1024}, 1_012_645_632),
@@ -290,7 +300,9 @@ def count(part: Mapping[str, Any]) -> int:
     return sum(x.size for x in jax.tree.leaves(nnx.state(tower, nnx.Param)))
 
 
-@pytest.mark.parametrize(("part", "parameters"), COUNTS, ids=lambda x: f"{x['kind']}-{x['variant']}" if isinstance(x, dict) else "")
+@pytest.mark.parametrize(
+    ("part", "parameters"), COUNTS, ids=lambda x: f"{x['kind']}-{x['variant']}" if isinstance(x, dict) else ""
+)
 def test_presets_have_the_published_size(part, parameters):
     assert count(part) == parameters
 

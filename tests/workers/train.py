@@ -26,7 +26,9 @@ def main(coordinator: str, process: int, result: str) -> None:
     scalars = [jax.make_array_from_process_local_data(whole, x) for x in (scale, bias)]
     for name, loss in LOSSES.items():
         with jax.set_mesh(mesh):
-            step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole)))
+            step = jax.jit(
+                jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole))
+            )
             value = step(*sides, *scalars)
         for i, x in enumerate(jax.tree.leaves(multihost_utils.process_allgather(value, tiled=True))):
             found[f"{name}/{i}"] = x

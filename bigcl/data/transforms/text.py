@@ -1,5 +1,6 @@
 """Transforms of text."""
 
+import string
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,23 @@ class ChooseText:
         others = sum(name not in listed for name in choices)
         shared = listed.get(OTHERS, 0.0) / max(1, others)
         return [listed.get(name, shared) for name in choices]
+
+
+class FormatText:
+    """Writes a text out of several: "{text}, {group}" joins tags to a caption, as ALIGN does.
+
+    template: names in braces are keys of the example. Where one of them is None, or with probability 1 - `probability`,
+        the example stays as it is.
+    """
+
+    def __init__(self, template: str, out: str = "text", probability: float = 1.0):
+        self.template, self.out, self.probability = template, out, probability
+        self.keys = [key for _, key, _, _ in string.Formatter().parse(template) if key is not None]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        if rng.random() >= self.probability or any(example[key] is None for key in self.keys):
+            return example
+        return {**example, self.out: self.template.format(**{key: as_text(example[key]) for key in self.keys})}
 
 
 class WordDropout:

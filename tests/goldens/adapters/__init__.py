@@ -1,1 +1,1 @@
-"""One module a slug (dashes become underscores) with `FUNCTIONS`: from the name of a function in `meta.json` to bigcl's."""
+"""One module a slug (dashes become underscores): `FUNCTIONS`, from a name in `meta.json` to a function of bigcl."""
