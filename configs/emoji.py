@@ -1,10 +1,10 @@
 """Emoji: 3,553 OpenMoji pictures and their names, 400 more held out: image-text pretraining at laptop size.
 
     python -m bigcl.train --config configs/emoji.py --workdir runs/emoji
-    python -m bigcl.train --config configs/emoji.py:smoke --workdir runs/smoke    # seconds, to see that everything works
+    python -m bigcl.train --config configs/emoji.py:smoke --workdir runs/smoke    # seconds, to see that all works
 
-In three of ten captions the Unicode group follows the name ("peacock, Animals & Nature"), as tags follow alt-texts on the
-web; without them the names of the groups would be unknown words to the prompts of the zero-shot evaluation.
+In three of ten captions the Unicode group follows the name ("peacock, Animals & Nature"), as tags follow alt-texts on
+the web; without them the groups would be unknown words to the prompts of the zero-shot evaluation.
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from bigcl import registry
-from bigcl.config import differences, parse_arg, plain, save
+from bigcl.config import differences, overridable, parse_arg, plain, save, without_defaults
 from bigcl.experiment import Experiment
 from bigcl.registry import ConfigError
 
@@ -138,8 +138,33 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return config
 
 
-def test_a_whole_config_passes():
-    Experiment.check(experiment())
+def test_resolving_fills_in_the_defaults_of_every_part():
+    resolved = Experiment.resolve(experiment())
+    assert resolved["train"] | {"steps": 1, "batch": 8, "log_every": 10} == resolved["train"]
+    assert resolved["data"]["transforms"][0].keys() > {"kind"}
+    assert resolved["task"]["towers"] == {
+        "a": {"kind": "mlp", "inputs": 2, "widths": [2], "activation": "gelu"},
+        "b": "a",
+    }
+    assert resolved["mesh"]["fsdp"] == 1 and resolved["optim"]["optimizer"].keys() > {"kind"}
+    assert Experiment.resolve(resolved) == resolved == json.loads(json.dumps(resolved))
+
+
+def test_flags_change_resolved_values_and_take_a_new_kind_without_old_defaults():
+    original = experiment()
+    resolved = Experiment.resolve(original)
+    config = overridable(resolved)
+    config.optim.optimizer.kind = "lion"
+    config.train.ema = 0.99  # None by default
+    config.seed = 3
+    changed = without_defaults(plain(config), resolved, original)
+    assert changed == original | {
+        "seed": 3,
+        "train": original["train"] | {"ema": 0.99},
+        "optim": original["optim"] | {"optimizer": {"kind": "lion"}},
+    }
+    lion = Experiment.resolve(changed)["optim"]["optimizer"]
+    assert lion["kind"] == "lion" and lion.keys() != resolved["optim"]["optimizer"].keys()
 
 
 @pytest.mark.parametrize(
@@ -173,7 +198,7 @@ def test_a_whole_config_passes():
 )
 def test_a_wrong_key_anywhere_is_named_with_its_path(path, value, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
-        Experiment.check(changed(path, value))
+        Experiment.resolve(changed(path, value))
 
 
 def test_configs_are_checked_before_any_device_is_touched(monkeypatch):
@@ -182,7 +207,7 @@ def test_configs_are_checked_before_any_device_is_touched(monkeypatch):
 
     for name in ("devices", "device_count", "local_devices"):
         monkeypatch.setattr(f"jax.{name}", touched)
-    Experiment.check(experiment())
+    Experiment.resolve(experiment())
     with pytest.raises(ConfigError):
-        Experiment.check(changed("mesh/fdsp", 2))
+        Experiment.resolve(changed("mesh/fdsp", 2))
     assert registry.REGISTRIES["source"]
