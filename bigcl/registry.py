@@ -5,6 +5,7 @@ constructor itself, so there is no wrapper and no second list of defaults. Const
 run pays for what it uses, and an optional dependency is asked for by the part that needs it.
 """
 
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -158,7 +159,8 @@ def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, 
     """
     named = signature(make)
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
-    settable = {n for n in named if is_plain(hints.get(n, Any)) and n not in INJECTED} | set(known)
+    injected = () if dataclasses.is_dataclass(make) else INJECTED  # the options of a section come from the config alone
+    settable = {n for n in named if is_plain(hints.get(n, Any)) and n not in injected} | set(known)
     for key, value in kwargs.items():
         if key not in named:
             raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, settable)}")
@@ -232,7 +234,16 @@ def resolve_nested(value: Any, hint: Any, where: str) -> Any:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether plain data `value` has the annotated type (lists stand for sequences of any kind, ints for floats)."""
-    return beartype.door.is_bearable(value, hint, conf=_NUMBERS)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return fits(value, args[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, arm) for arm in args)
+    if not beartype.door.is_bearable(value, hint, conf=_NUMBERS):
+        return False
+    if origin in (list, Sequence):  # beartype looks at one item, chosen at random
+        return all(fits(item, args[0]) for item in value)
+    return origin not in (dict, Mapping) or all(fits(item, args[1]) for item in value.values())
 
 
 def is_plain(hint: Any) -> bool:
