@@ -22,6 +22,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
         key, given, text = item.partition("=")
         if key not in defaults:
             raise ConfigError(f"config argument {key!r}: unknown; {nearest(key, defaults)}")
+        if not given and not isinstance(defaults[key], bool):
+            raise ConfigError(f"config argument {key!r}: needs a value, {key}=...")
         result[key] = parse_value(key, text if given else "true", type(defaults[key]))
     return ConfigDict(result)
 

@@ -137,7 +137,9 @@ class Experiment:
         Raises ConfigError, naming the key, for a config that cannot work.
         """
         registry.check_call(Experiment, config, "config")
-        return plain(registry.resolve(Experiment, config))
+        resolved = plain(registry.resolve(Experiment, config))
+        check_patterns(resolved)
+        return resolved
 
     def describe(self) -> list[str]:
         """Lines for the start of a run: hardware, mesh, data, and the defaults that were derived."""
@@ -279,3 +281,18 @@ class Experiment:
         return Checkpoints(
             workdir / "checkpoints", keep_every=options.keep_every, best=options.best, best_is=options.best_is
         )
+
+
+def check_patterns(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a pattern of a resolved config that matches no parameter. Shapes are enough to tell."""
+    train = config["train"]
+    build = functools.partial(registry.build, "task", config["task"], batch_size=train["batch"], vocab=1)
+    abstract: Task = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    shapes = Skeleton(abstract).split(abstract)[0]
+    make_optimizer(shapes, steps=train["steps"], batch_size=train["batch"], **config["optim"])
+    lists = {"mesh.rules": config["mesh"]["rules"] or [], "checkpoint.init_only": []}
+    if config["checkpoint"]["init_from"]:
+        lists["checkpoint.init_only"] = [(pattern, True) for pattern in config["checkpoint"]["init_only"]]
+    for what, patterns in lists.items():
+        if patterns:
+            rules.match([*patterns, (".*", None)], shapes, what=what)

@@ -33,9 +33,7 @@ TENSOR_RULES: dict[str, tuple[str | None, ...]] = {
 more in front."""
 
 
-def make_mesh(
-    *, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, rules: Sequence[tuple[str, Rule]] | None = None
-) -> Mesh:
+def make_mesh(*, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, rules: Rules | None = None) -> Mesh:
     """The mesh of all devices; one axis may be -1, which takes what is left.
 
     rules: read by `place`; accepted here so that the section `mesh` of a config is one call.

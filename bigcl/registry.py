@@ -28,8 +28,8 @@ HOLDER_KEYS: dict[str, dict[str, Any]] = {
 }
 """Keys of a part that are read by whoever holds the part, not by its constructor."""
 
-INJECTED = frozenset({"rngs", "dtype", "mesh", "tokenizer", "vocab", "batch_size", "steps", "params"})
-"""Parameters that the program itself supplies, through the context of `build`."""
+INJECTED = frozenset({"dtype", "vocab", "batch_size", "steps", "params"})
+"""Arguments of parts that a config could write, and that the program supplies through the context of `build`."""
 
 REGISTRIES: dict[str, dict[str, str]] = {
     "task": {
@@ -239,6 +239,8 @@ def fits(value: Any, hint: Any) -> bool:
         return fits(value, args[0])
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, arm) for arm in args)
+    if isinstance(value, bool) and hint in (int, float):
+        return False
     if not beartype.door.is_bearable(value, hint, conf=_NUMBERS):
         return False
     if origin in (list, Sequence):  # beartype looks at one item, chosen at random

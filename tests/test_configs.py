@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -76,3 +78,38 @@ def test_arguments_reach_the_config():
         "SigLIP-L",
     )
     assert parse_arg("a=2", a=1).a == 2
+
+
+def test_mistakes_are_found_before_a_device_is_touched():
+    """In a process of its own, since the tests have long touched theirs."""
+    program = """
+import runpy
+from jax._src import xla_bridge
+from bigcl.config import plain
+from bigcl.experiment import Experiment
+config = plain(runpy.run_path("configs/siglip.py")["get_config"]())
+Experiment.resolve(config)
+for key, change in CHANGES.items():
+    broken = {**config, key: {**config.get(key, {}), **change}}
+    try:
+        Experiment.resolve(broken)
+    except ValueError as error:
+        print(error)
+assert not xla_bridge.backends_are_initialized()
+"""
+    changes = {
+        "optim": {"freeze": ["towers/imgae/.*"]},
+        "mesh": {"rules": [["towers/image/.*/qvk", "replicate"], [".*", "fsdp"]]},
+        "train": {"stepz": 3},
+        "checkpoint": {"init_from": "x", "init_only": ["nothing"]},
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", program.replace("CHANGES", repr(changes))], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("optim.freeze: pattern 'towers/imgae/.*' matches no parameter; the nearest is")
+    assert lines[1].startswith("mesh.rules: pattern 'towers/image/.*/qvk' matches no parameter; the nearest is")
+    assert lines[2] == "config.train.stepz: unknown key; did you mean 'steps'?"
+    assert lines[3].startswith("checkpoint.init_only: pattern 'nothing' matches no parameter")

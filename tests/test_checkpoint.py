@@ -1,0 +1,100 @@
+"""Checkpoints: the same arrays back, the right ones kept, and nothing partial without saying so."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigcl.checkpoint import CheckpointError, Checkpoints
+from tests.problems import MLPS, Problem, batches
+
+BEST = "eval/retrieval/text_to_image/recall@1"
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return Problem(MLPS)
+
+
+def advanced(problem, steps):
+    """A state after some steps."""
+    state, step = problem.new(), jax.jit(problem.step)
+    for batch in batches(steps):
+        state, _ = step(state, problem.batch(batch))
+    return state
+
+
+def same(a, b):
+    """Whether two states are equal to the bit."""
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in leaves)
+
+
+def test_restores_every_bit_in_its_place(problem, tmp_path):
+    state = advanced(problem, 3)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state, {})
+    checkpoints.close()
+    restored = Checkpoints(tmp_path).restore(state)
+    assert same(restored, state)
+    assert [x.sharding for x in jax.tree.leaves(restored)] == [x.sharding for x in jax.tree.leaves(state)]
+
+
+def test_keeps_the_latest_the_best_and_every_nth(problem, tmp_path):
+    state = problem.new()
+    checkpoints = Checkpoints(tmp_path, keep_every=4, best=BEST)
+    for step, score in enumerate([0.1, 0.2, 0.9, 0.3, 0.8, 0.4, 0.5], start=1):
+        checkpoints.save(step, state, {BEST: score})
+    checkpoints.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [3, 4, 7]
+
+
+def test_lowest_is_best_when_asked(problem, tmp_path):
+    checkpoints = Checkpoints(tmp_path, best="eval/x", best_is="lowest")
+    for step, score in enumerate([5.0, 2.0, 3.0, 4.0], start=1):
+        checkpoints.save(step, problem.new(), {"eval/x": score})
+    checkpoints.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [2, 4]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_every_difference(problem, tmp_path):
+    state = problem.new()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    checkpoints.manager.wait_until_finished()
+    params = dict(state.params)
+    gone = params.pop("log_scale")
+    params["towers/c/extra"] = gone
+    first = next(k for k in params if k.endswith("kernel"))
+    params[first] = jnp.zeros((1, 1))
+    with pytest.raises(CheckpointError) as error:
+        checkpoints.restore(state.replace(params=params))
+    message = str(error.value)
+    assert "missing    params/towers/c/extra ()" in message
+    assert "left over  params/log_scale ()" in message
+    assert f"shape      params/{first}: saved {state.params[first].shape}, wanted (1, 1)" in message
+
+
+def test_a_step_that_is_not_there_is_named(problem, tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        checkpoints.restore(problem.new())
+    checkpoints.save(2, problem.new(), {})
+    checkpoints.manager.wait_until_finished()
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 .* there are: \[2\]"):
+        checkpoints.restore(problem.new(), 5)
+
+
+def test_another_run_gives_the_parameters_that_are_asked_for(problem, tmp_path):
+    trained, fresh = advanced(problem, 3), problem.new()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, trained, {})
+    checkpoints.manager.wait_until_finished()
+    params = checkpoints.restore_params(fresh.params, ["towers/a/.*"])
+    for path, value in params.items():
+        source = trained if path.startswith("towers/a/") else fresh
+        assert np.array_equal(value, source.params[path]), path
+    with pytest.raises(CheckpointError, match="'towers/z/.*' matches no parameter"):
+        checkpoints.restore_params(fresh.params, ["towers/z/.*"])
+    with pytest.raises(CheckpointError, match="missing    params/towers/a/more"):
+        checkpoints.restore_params({**fresh.params, "towers/a/more": fresh.params["log_scale"]}, ["towers/a/.*"])
