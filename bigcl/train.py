@@ -1,4 +1,9 @@
-"""Trains: `python -m bigcl.train --config configs/emoji.py --workdir runs/emoji [--config.optim.lr=3e-4 ...]`."""
+"""Trains: `python -m bigcl.train --config configs/emoji.py --workdir runs/emoji [--config.optim.lr=3e-4 ...]`.
+
+--config   a config file; its arguments follow a colon, as in configs/siglip.py:size=B/16,batch=4096 (`smoke`: seconds)
+--workdir  where the run lives: config, metrics, checkpoints, report. The same command goes on from what is there.
+--config.KEY=VALUE  any key of the resolved config, as in --config.train.steps=1000 or --config.mesh.fsdp=8
+"""
 
 from bigcl import host
 
@@ -35,6 +40,9 @@ def parse(argv: list[str]) -> list[str]:
     """
     from bigcl.experiment import Experiment
 
+    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
+        print(__doc__)
+        sys.exit(0)
     path = next(
         (a.partition("=")[2] or b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a.split("=")[0] == "--config"),
         "",
@@ -47,15 +55,18 @@ def parse(argv: list[str]) -> list[str]:
     load = parser.parse
 
     def load_resolved(argument: str) -> Any:
-        LOADED["original"] = original = configs.plain(load(argument))
-        LOADED["resolved"] = resolved = Experiment.resolve(original)
-        return configs.overridable(resolved)
+        try:
+            LOADED["original"] = configs.plain(load(argument))
+            LOADED["resolved"] = Experiment.resolve(LOADED["original"])
+        except ConfigError as error:  # raised from here, absl would print its own traceback around it
+            sys.exit(f"error: {error}")
+        return configs.overridable(LOADED["resolved"])
 
     setattr(parser, "parse", load_resolved)  # noqa: B010, the flag has no hook of its own
     try:
         return app.parse_flags_with_usage(argv)
-    except (AttributeError, ConfigError) as error:  # the first is how ml_collections says that there is no such key
-        sys.exit(f"error: config: no key {error}" if isinstance(error, AttributeError) else f"error: {error}")
+    except AttributeError as error:  # how ml_collections says that there is no such key
+        sys.exit(f"error: config: no key {error}")
 
 
 def main(argv: list[str]) -> None:

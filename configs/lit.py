@@ -1,6 +1,6 @@
 r"""LiT (Zhai et al. 2022): a text tower learns to read what a locked, pretrained image tower sees.
 
-    python -m bigcl.train --config configs/lit.py:size=B/16,init=runs/siglip/checkpoints,data=/data/pairs,tokenizer=t.json \
+    python -m bigcl.train --config configs/lit.py:size=B/16,init=runs/a/checkpoints,data=/data/pairs,tokenizer=t.json \
         --workdir runs/lit
 
 `init` is the folder of checkpoints of a run whose image tower has the same shape; it is taken over and locked: no

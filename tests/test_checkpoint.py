@@ -94,7 +94,7 @@ def test_another_run_gives_the_parameters_that_are_asked_for(problem, tmp_path):
     for path, value in params.items():
         source = trained if path.startswith("towers/a/") else fresh
         assert np.array_equal(value, source.params[path]), path
-    with pytest.raises(CheckpointError, match="'towers/z/.*' matches no parameter"):
+    with pytest.raises(CheckpointError, match=r"'towers/z/\.\*' matches no parameter"):
         checkpoints.restore_params(fresh.params, ["towers/z/.*"])
     with pytest.raises(CheckpointError, match="missing    params/towers/a/more"):
         checkpoints.restore_params({**fresh.params, "towers/a/more": fresh.params["log_scale"]}, ["towers/a/.*"])
