@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import json
 import pathlib
+import runpy
 import sys
 import time
 from typing import Any
@@ -51,18 +52,17 @@ def parse(argv: list[str]) -> list[str]:
         sys.exit(
             f"error: --config: no file {path.partition(':')[0] or '(none given)'}; configs/emoji.py is the quick start"
         )
-    parser = flags.FLAGS["config"].parser
-    load = parser.parse
 
     def load_resolved(argument: str) -> Any:
+        file, _, arg = argument.partition(":")
         try:
-            LOADED["original"] = configs.plain(load(argument))
+            LOADED["original"] = configs.plain(runpy.run_path(file)["get_config"](arg or None))
             LOADED["resolved"] = Experiment.resolve(LOADED["original"])
-        except ConfigError as error:  # raised from here, absl would print its own traceback around it
+        except ConfigError as error:
             sys.exit(f"error: {error}")
         return configs.overridable(LOADED["resolved"])
 
-    setattr(parser, "parse", load_resolved)  # noqa: B010, the flag has no hook of its own
+    setattr(flags.FLAGS["config"].parser, "parse", load_resolved)  # noqa: B010, the flag has no hook of its own
     try:
         return app.parse_flags_with_usage(argv)
     except AttributeError as error:  # how ml_collections says that there is no such key
