@@ -38,6 +38,8 @@ class TrainOptions:
     dtype: what towers compute in; "auto" is bfloat16, and float32 on CPU, which has no faster type. Parameters are
         float32.
     ema: decay of a moving average of the weights, which is then what is evaluated; None for none.
+    microbatch: rows of the global batch that are encoded at a time, for memory; loss and gradient are still those of
+        the whole batch. None: all at once.
     log_every: steps between rows of `metrics.jsonl`.
     max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.
     """
@@ -46,6 +48,7 @@ class TrainOptions:
     batch: int
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     ema: float | None = None
+    microbatch: int | None = None
     log_every: int = 10
     max_skipped: int = 10
 
@@ -98,8 +101,9 @@ class Experiment:
         self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
         self.mesh = make_mesh(**mesh)
         shards = self.mesh.devices.size // self.mesh.shape["tensor"]
-        if self.train.batch % shards:
-            raise ConfigError(f"train.batch: {self.train.batch} rows do not divide over {shards} devices")
+        for key, rows in (("batch", self.train.batch), ("microbatch", self.train.microbatch or self.train.batch)):
+            if rows % shards or self.train.batch % rows:
+                raise ConfigError(f"train.{key}: {rows} rows of {self.train.batch} do not divide over {shards} devices")
         self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
         options = DataOptions(**data)
         self.source = registry.build("source", options.source)
@@ -215,7 +219,9 @@ class Experiment:
 
     def compile_step(self) -> Callable[..., Any]:
         """The training step, compiled for these shapes; other shapes are an error, never a silent recompilation."""
-        step = make_step(self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema)
+        step = make_step(
+            self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema, self.train.microbatch
+        )
         shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))

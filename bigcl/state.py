@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, UInt
+from jaxtyping import Array, Float, Int, Key, UInt
 
 from bigcl.optim import ema_update
 from bigcl.tasks.task import Batch, Metrics, Task
@@ -85,11 +85,16 @@ def init_state(
 
 
 def make_step(
-    skeleton: Skeleton, tx: optax.GradientTransformation, trainable: frozenset[str], ema: float | None
+    skeleton: Skeleton,
+    tx: optax.GradientTransformation,
+    trainable: frozenset[str],
+    ema: float | None,
+    microbatch: int | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step: loss over the global batch, gradient of what is trained, update, moving average.
 
     A step whose loss or gradient is not finite leaves everything but the counters as it was.
+    microbatch: rows that are encoded at a time, see `forward_in_pieces`.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -98,8 +103,10 @@ def make_step(
         frozen = {k: v for k, v in state.params.items() if k not in trainable}
 
         def loss(trained: Arrays) -> tuple[Float[Array, ""], tuple[Metrics, Arrays]]:
-            task = skeleton.merge({**frozen, **trained}, state.extra)
-            value, metrics = task.loss(batch, rng)
+            params = {**frozen, **trained}
+            outputs, extra = forward_in_pieces(skeleton, params, state.extra, batch, rng, microbatch)
+            task = skeleton.merge(params, extra)
+            value, metrics = task.objective(outputs, batch)
             return value, (metrics, skeleton.split(task)[1])
 
         (value, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
@@ -130,3 +137,29 @@ def make_step(
         return state, {"loss": value, "grad_norm": grad_norm, **metrics, **counts}
 
     return step
+
+
+def forward_in_pieces(
+    skeleton: Skeleton, params: Arrays, extra: Arrays, batch: Batch, rng: Key[Array, ""], rows: int | None
+) -> tuple[Any, Arrays]:
+    """`Task.forward` of the whole batch, `rows` at a time (None: all at once), and what the task keeps.
+
+    The loss still sees every row, so value and gradient are those of the whole batch; only the activations of one piece
+    exist at a time, for each piece is computed again when its gradient is (GradCache, Gao et al. 2021, as a
+    rematerialised loop). Random draws belong to a piece and are the same both times. A piece takes rows from every
+    device alike.
+    """
+    size = len(next(iter(batch.values())))
+    pieces = 1 if rows is None else size // rows
+
+    def forward(extra: Arrays, inputs: tuple[Batch, Key[Array, ""]]) -> tuple[Arrays, Any]:
+        task = skeleton.merge(params, extra)
+        outputs = task.forward(*inputs)
+        return skeleton.split(task)[1], outputs
+
+    if pieces == 1:
+        extra, outputs = forward(extra, (batch, rng))
+        return outputs, extra
+    cut = {k: jnp.swapaxes(v.reshape(size // pieces, pieces, *v.shape[1:]), 0, 1) for k, v in batch.items()}
+    extra, outputs = jax.lax.scan(jax.checkpoint(forward), extra, (cut, jax.random.split(rng, pieces)))
+    return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1).reshape(size, *v.shape[2:]), outputs), extra

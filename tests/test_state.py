@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
+from bigcl.mesh import AXES
 from bigcl.state import Skeleton, init_state, make_step
 from bigcl.tasks import Task
 from tests.problems import MLPS, TRANSFORMERS, Problem, assert_close, batches
@@ -149,3 +150,44 @@ def test_each_step_has_its_own_randomness():
         return found
 
     assert losses(0) == losses(0) and len({*losses(0), *losses(1)}) == 6
+
+
+@pytest.mark.parametrize("rows", [8, 2])
+def test_pieces_give_the_gradient_of_the_whole_batch(rows):
+    """Also with attention over sharded rows on a mesh; no random draws here, since a piece has its own."""
+    part = {
+        **TRANSFORMERS,
+        "towers": {
+            k: {**v, "dropout": 0.0, "patch_dropout": 0.0} if k == "image" else {**v, "dropout": 0.0}
+            for k, v in TRANSFORMERS["towers"].items()
+        },
+    }
+    problem = Problem(part)
+    whole, _ = problem.train(2)
+    problem.step = make_step(problem.skeleton, problem.tx, problem.trainable, problem.ema, microbatch=rows)
+    pieces, _ = problem.train(2)
+    assert_close(pieces.params, whole.params)
+    if rows == 8:
+        mesh = jax.make_mesh((2, 2, 2, 1), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 4)
+        assert_close(problem.train(2, mesh)[0].params, whole.params)
+
+
+def test_what_a_task_keeps_goes_from_piece_to_piece():
+    task, tx = Counting(), optax.sgd(0.5)
+    skeleton = Skeleton(task)
+    state = init_state(task, skeleton, tx, frozenset({"weight"}), ema=False, seed=0)
+    state, _ = jax.jit(make_step(skeleton, tx, frozenset({"weight"}), None, microbatch=1))(
+        state, {"x": jnp.ones((4, 2))}
+    )
+    assert (state.extra["seen"], state.extra["updates"]) == (4, 1)
+
+
+def test_pieces_need_the_memory_of_one_piece():
+    problem = Problem(TRANSFORMERS)
+    state = jax.eval_shape(problem.new)
+    batch = {k: jax.ShapeDtypeStruct((512, *v.shape[1:]), v.dtype) for k, v in problem.batch(next(batches(1))).items()}
+    temporaries = {}
+    for rows in (None, 32):
+        step = make_step(problem.skeleton, problem.tx, problem.trainable, problem.ema, microbatch=rows)
+        temporaries[rows] = jax.jit(step).lower(state, batch).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries[32] < temporaries[None] / 4
