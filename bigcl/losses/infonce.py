@@ -36,10 +36,12 @@ def infonce(
     if za.shape != zb.shape:
         raise ValueError(f"infonce: row i of each side must belong together, got shapes {za.shape} and {zb.shape}")
     rows, columns = streaming.log_sum_exps(za, zb, scale)
-    positive = streaming.paired_logits(za, zb, scale)
-    mean_a, mean_b = (scale.astype(positive.dtype) * at_least_float32(z).mean(0) for z in (za, zb))
-    # The smoothed target needs each row's mean logit, which is the logit with the mean embedding.
-    a_to_b = rows - (1 - label_smoothing) * positive - label_smoothing * (at_least_float32(za) @ mean_b)
-    b_to_a = columns - (1 - label_smoothing) * positive - label_smoothing * (at_least_float32(zb) @ mean_a)
-    terms = {"both": (a_to_b + b_to_a) / 2, "a_to_b": a_to_b, "b_to_a": b_to_a}
+    a_to_b = b_to_a = streaming.paired_logits(za, zb, scale)  # the logit of the target
+    if label_smoothing:
+        # Its even part is the mean logit of the row, which is the logit with the mean embedding.
+        a, b, s = at_least_float32(za), at_least_float32(zb), scale.astype(rows.dtype)
+        a_to_b = (1 - label_smoothing) * a_to_b + label_smoothing * s * (a @ b.mean(0))
+        b_to_a = (1 - label_smoothing) * b_to_a + label_smoothing * s * (b @ a.mean(0))
+    terms = {"a_to_b": rows - a_to_b, "b_to_a": columns - b_to_a}
+    terms["both"] = (terms["a_to_b"] + terms["b_to_a"]) / 2
     return terms[direction].mean()

@@ -1,0 +1,64 @@
+"""Rows, and the line that a person reads."""
+
+import json
+import math
+
+import pytest
+
+from bigcl.log import Log, clock, describe, number, read_rows
+
+ROW = {
+    "step": 20,
+    "loss": 1.5,
+    "learning_rate": 1e-3,
+    "temperature": 0.07,
+    "ms_per_step": 250.0,
+    "pairs_per_second": 1024.0,
+    "tflops": 0.5,
+    "mfu": None,
+    "input_wait_fraction": 0.25,
+    "skipped_steps": 0,
+    "eta_seconds": 3725.0,
+}
+
+
+def test_the_line_says_everything_a_person_wants():
+    line = describe(ROW, 100)
+    assert line == (
+        "step  20/100 · loss 1.5000 · lr 1.00e-03 · temp 0.0700 · 250 ms/step · 1,024 pairs/s · 0.5 TFLOP/s · "
+        "input wait 25% · ETA 1:02:05"
+    )
+    assert "MFU 41.0%" in describe({**ROW, "mfu": 0.41}, 100)
+    assert "3 skipped" in describe({**ROW, "skipped_steps": 3}, 100)
+
+
+@pytest.mark.parametrize("seconds, text", [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3600, "1:00:00")])
+def test_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def test_rows_are_json_whatever_the_numbers(tmp_path):
+    log = Log(tmp_path, steps=10)
+    log.write({"step": 1, "loss": math.nan, "norm": math.inf, "batch_hash": "ab"})
+    log.close()
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": None, "norm": None, "batch_hash": "ab"}]
+    assert number(-math.inf) is None and number(0.0) == 0.0
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": s, "loss": 1.0}) + "\n" for s in (2, 4, 6)) + '{"step": 8, "lo')
+    log = Log(tmp_path, steps=10, start=4)
+    log.write({"step": 6, "loss": 2.0})
+    log.close()
+    assert [(r["step"], r["loss"]) for r in read_rows(path)] == [(2, 1.0), (4, 1.0), (6, 2.0)]
+
+
+def test_elsewhere_than_on_a_terminal_the_line_comes_now_and_then(tmp_path, capsys):
+    log = Log(tmp_path, steps=40)
+    for step in (10, 20, 30, 40):
+        log.status({**ROW, "step": step})
+    log.close()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert [line.split("/")[0] for line in lines] == ["step 10", "step 40"]
