@@ -23,7 +23,7 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
         if key not in defaults:
             raise ConfigError(f"config argument {key!r}: unknown; {nearest(key, defaults)}")
         if not given and not isinstance(defaults[key], bool):
-            raise ConfigError(f"config argument {key!r}: needs a value, {key}=...")
+            raise ConfigError(f"config argument {key!r}: expected {type(defaults[key]).__name__}, {key}=...")
         result[key] = parse_value(key, text if given else "true", type(defaults[key]))
     return ConfigDict(result)
 
