@@ -28,7 +28,7 @@ HOLDER_KEYS: dict[str, dict[str, Any]] = {
 }
 """Keys of a part that are read by whoever holds the part, not by its constructor."""
 
-INJECTED = frozenset({"dtype", "vocab", "batch_size", "steps", "params"})
+INJECTED = frozenset({"dtype", "rngs", "vocab", "batch_size", "steps", "params"})
 """Arguments of parts that a config could write, and that the program supplies through the context of `build`."""
 
 REGISTRIES: dict[str, dict[str, str]] = {
