@@ -46,7 +46,12 @@ def main() -> None:
     state = experiment.init()
     feed = Feed(experiment.loader.batches(0), batch_sharding(experiment.mesh))
     fixed = next(feed)
-    bare, loop = [], []
+    bare, loop, dispatch = [], [], []
+    for _ in range(10):  # the call returns when the step is on its way
+        jax.block_until_ready(state)
+        start = time.perf_counter()
+        state, _metrics = step(state, fixed)
+        dispatch.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         write = WriteMetrics(
             experiment, Log(pathlib.Path(folder), steps=args.steps * args.rounds), Meter(experiment, feed, 0)
@@ -72,6 +77,8 @@ def main() -> None:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
         "bare_ms": 1e3 * statistics.median(bare),
+        "dispatch_ms": 1e3 * statistics.median(dispatch),
+        "dispatch_share": statistics.median(dispatch) / statistics.median(bare),
         "loop_ms": 1e3 * statistics.median(loop),
         "overhead": statistics.median(b / a for a, b in zip(bare, loop, strict=True)) - 1,
         "input_wait_fraction": feed.waited / sum(loop) / args.steps,

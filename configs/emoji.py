@@ -23,7 +23,7 @@ def get_config(arg=None):
 
     c = ConfigDict()
     c.seed = 0
-    c.train = {"steps": 600, "batch": 256, "ema": 0.98}
+    c.train = {"steps": 540, "batch": 256, "ema": 0.98}
     c.data = {"source": train}
     c.data.transforms = [
         decode,
