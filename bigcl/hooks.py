@@ -104,7 +104,7 @@ class Meter:
             "step": step,
             "loss": metrics.pop("loss"),
             "learning_rate": float(self.experiment.optimizer.schedule(step - 1)),
-            **({"temperature": 1 / metrics["logit_scale"]} if "logit_scale" in metrics else {}),
+            **({"temperature": 1 / max(metrics["logit_scale"], 1e-30)} if "logit_scale" in metrics else {}),
             **metrics,
             "ms_per_step": 1e3 * per_step,
             "pairs_per_second": train.batch / per_step,

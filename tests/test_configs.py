@@ -10,6 +10,7 @@ import pytest
 
 from bigcl.config import parse_arg, plain
 from bigcl.experiment import Experiment
+from bigcl.hooks import Diverged
 from bigcl.registry import ConfigError
 from bigcl.train import run
 
@@ -87,6 +88,7 @@ import runpy
 from jax._src import xla_bridge
 from bigcl.config import plain
 from bigcl.experiment import Experiment
+from bigcl.hooks import Diverged
 config = plain(runpy.run_path("configs/siglip.py")["get_config"]())
 Experiment.resolve(config)
 for key, change in CHANGES.items():
@@ -113,3 +115,12 @@ assert not xla_bridge.backends_are_initialized()
     assert lines[1].startswith("mesh.rules: pattern 'towers/image/.*/qvk' matches no parameter; the nearest is")
     assert lines[2] == "config.train.stepz: unknown key; did you mean 'steps'?"
     assert lines[3].startswith("checkpoint.init_only: pattern 'nothing' matches no parameter")
+
+
+def test_a_run_that_diverges_stops_and_keeps_its_last_state(tmp_path):
+    config = plain(load(ROOT / "configs" / "siglip.py").get_config("smoke"))
+    config["optim"].update(lr=1e38, clip_norm=1e30)
+    config["train"].update(steps=20, log_every=2, max_skipped=4)
+    with pytest.raises(Diverged, match="of 5 steps in a row up to step 6 was not finite"):
+        run(config, tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["6"]
