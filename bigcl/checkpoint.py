@@ -37,18 +37,17 @@ class Checkpoints:
         policies: list[Any] = [LatestN(1)]
         if keep_every:
             policies.append(EveryNSteps(keep_every))
-        if best:
-            # Orbax keeps the last of the sorted list; a checkpoint without the metric sorts first.
-            sign = 1.0 if best_is == "highest" else -1.0
-            policies.append(
-                BestN(
-                    n=1,
-                    get_metric_fn=lambda m: sign * m.get(best, -sign * float("inf")),
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
+        sign = 1.0 if best_is == "highest" else -1.0
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return sign * metrics.get(best or "", -sign * float("inf"))
+
+        if best:  # Orbax keeps the last of the sorted list; a checkpoint without the metric sorts first
+            policies.append(BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False))
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+            preservation_policy=AnyPreservationPolicy(policies),
+            best_fn=score if best else None,  # else Orbax forgets the metrics when the run ends
+            cleanup_tmp_directories=True,
         )
         self.manager = ocp.CheckpointManager(directory.absolute(), options=options)
 

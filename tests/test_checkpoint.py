@@ -98,3 +98,12 @@ def test_another_run_gives_the_parameters_that_are_asked_for(problem, tmp_path):
         checkpoints.restore_params(fresh.params, ["towers/z/.*"])
     with pytest.raises(CheckpointError, match="missing    params/towers/a/more"):
         checkpoints.restore_params({**fresh.params, "towers/a/more": fresh.params["log_scale"]}, ["towers/a/.*"])
+
+
+def test_the_best_stays_when_a_run_goes_on_in_another_process(problem, tmp_path):
+    state = problem.new()
+    for step, score in enumerate([0.1, 0.9, 0.3, 0.4], start=1):
+        checkpoints = Checkpoints(tmp_path, best=BEST)
+        checkpoints.save(step, state, {BEST: score})
+        checkpoints.close()
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [2, 4]
