@@ -83,7 +83,7 @@ class CheckpointOptions:
 
 
 class Experiment:
-    """What a config describes. Its sections are the arguments; building one touches the devices, `check` does not."""
+    """What a config describes. Its sections are the arguments; building one touches the devices, `resolve` does not."""
 
     def __init__(
         self,
@@ -121,9 +121,7 @@ class Experiment:
         self.build_task = functools.partial(
             registry.build, "task", task, dtype=self.dtype(), batch_size=self.train.batch, vocab=vocab
         )
-        abstract: Task = nnx.eval_shape(lambda: self.build_task(rngs=nnx.Rngs(seed)))
-        self.skeleton = Skeleton(abstract)
-        shapes = self.skeleton.split(abstract)[0]
+        abstract, self.skeleton, shapes = outline(self.build_task)
         self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch_size=self.train.batch, **optim)
         self.notes = [*abstract.describe(), *self.optimizer.notes]
         self.state_shapes = self.with_placement(
@@ -289,12 +287,18 @@ class Experiment:
         )
 
 
+def outline(build: Callable[..., Task]) -> tuple[Task, Skeleton, Arrays]:
+    """A task without numbers, its skeleton, and the shapes of its parameters."""
+    abstract: Task = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
+    skeleton = Skeleton(abstract)
+    return abstract, skeleton, skeleton.split(abstract)[0]
+
+
 def check_patterns(config: Mapping[str, Any]) -> None:
     """Raises ConfigError for a pattern of a resolved config that matches no parameter. Shapes are enough to tell."""
     train = config["train"]
     build = functools.partial(registry.build, "task", config["task"], batch_size=train["batch"], vocab=1)
-    abstract: Task = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
-    shapes = Skeleton(abstract).split(abstract)[0]
+    _, _, shapes = outline(build)
     make_optimizer(shapes, steps=train["steps"], batch_size=train["batch"], **config["optim"])
     lists = {"mesh.rules": config["mesh"]["rules"] or [], "checkpoint.init_only": []}
     if config["checkpoint"]["init_from"]:

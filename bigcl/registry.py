@@ -159,8 +159,7 @@ def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, 
     """
     named = signature(make)
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
-    injected = () if dataclasses.is_dataclass(make) else INJECTED  # the options of a section come from the config alone
-    settable = {n for n in named if is_plain(hints.get(n, Any)) and n not in injected} | set(known)
+    settable = writable(make, hints) | set(known)
     for key, value in kwargs.items():
         if key not in named:
             raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, settable)}")
@@ -177,6 +176,12 @@ def signature(make: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     `inspect`.)"""
     parameters = inspect.signature(make.__init__ if inspect.isclass(make) else make).parameters
     return {n: p for n, p in parameters.items() if n != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+
+
+def writable(make: Callable[..., Any], hints: Mapping[str, Any]) -> set[str]:
+    """The arguments of `make` that a config is to write; those of a section, a dataclass, come from it alone."""
+    injected = () if dataclasses.is_dataclass(make) else INJECTED
+    return {n for n in signature(make) if is_plain(hints.get(n, Any)) and n not in injected}
 
 
 def check_nested(value: Any, hint: Any, where: str) -> None:
@@ -202,15 +207,9 @@ def resolve(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str = "c
     """`kwargs` with the defaults of `make` filled in, and so on for the parts inside: what a run is really made of, as
     plain data."""
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
-    defaults = {
-        name: p.default
-        for name, p in signature(make).items()
-        if name not in INJECTED and p.default is not p.empty and is_plain(hints.get(name, object))
-    }
-    return {
-        k: resolve_nested(v, hints.get(k, Any), f"{where}.{k}")
-        for k, v in {**kwargs, **{k: v for k, v in defaults.items() if k not in kwargs}}.items()
-    }
+    named, settable = signature(make), writable(make, hints)
+    absent = {n: p.default for n, p in named.items() if n in settable and n not in kwargs and p.default is not p.empty}
+    return {k: resolve_nested(v, hints.get(k, Any), f"{where}.{k}") for k, v in {**kwargs, **absent}.items()}
 
 
 def resolve_nested(value: Any, hint: Any, where: str) -> Any:
