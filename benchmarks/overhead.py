@@ -45,7 +45,7 @@ def main() -> None:
     step = experiment.compile_step()
     state = experiment.init()
     feed = Feed(experiment.loader.batches(0), batch_sharding(experiment.mesh))
-    fixed = next(feed)
+    fixed = feed.take()
     bare, loop, dispatch = [], [], []
     for _ in range(10):  # the call returns when the step is on its way
         jax.block_until_ready(state)
@@ -65,7 +65,7 @@ def main() -> None:
             start = time.perf_counter()
             for i in range(args.steps):
                 with jax.transfer_guard("disallow"):
-                    state, metrics = step(state, next(feed))
+                    state, metrics = step(state, feed.take())
                 if (i + 1) % write.every == 0:
                     write(round * args.steps + i + 1, state, metrics)
             jax.block_until_ready(state)

@@ -1,13 +1,13 @@
 """Checkpoints: written by Orbax while training goes on, restored strictly."""
 
+import math
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, EveryNSteps, LatestN
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from bigcl import rules
 from bigcl.state import Arrays, TrainState
@@ -17,13 +17,29 @@ class CheckpointError(RuntimeError):
     """A checkpoint that is not there, or does not fit; the message lists every difference."""
 
 
+class BestScore:
+    """Orbax policy: the checkpoint with the highest score stays, the later one of equals. Scores come when a step has
+    been evaluated, which may be after it was saved."""
+
+    def __init__(self, scores: Mapping[int, float]):
+        self.scores = scores
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """One answer for each checkpoint."""
+        del context
+        rated = [(self.scores[c.step], c.step) for c in checkpoints if c.step in self.scores]
+        best = max(rated)[1] if rated else None
+        return [c.step == best for c in checkpoints]
+
+
 class Checkpoints:
-    """The folder `checkpoints/<step>/` of a run.
+    """The folder `checkpoints/<step>/` of a run. The latest two stay, so that a damaged one has a predecessor.
 
     directory: where the checkpoints lie.
-    keep_every: steps that are multiples of this stay for ever; besides them the latest and, with `best`, the best stay.
-    best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1"; `best_is` says whether "highest" or
-        "lowest" is best.
+    keep_every: steps that are multiples of this stay too, for ever.
+    best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1", by which the best one stays too;
+        `best_is` says whether "highest" or "lowest" is best. Numbers come by `rate`.
+    read_only: nothing is created, removed or written, so that a run in progress is not disturbed.
     """
 
     def __init__(
@@ -33,32 +49,36 @@ class Checkpoints:
         keep_every: int | None = None,
         best: str | None = None,
         best_is: str = "highest",
+        read_only: bool = False,
     ):
-        policies: list[Any] = [LatestN(1)]
-        if keep_every:
-            policies.append(EveryNSteps(keep_every))
-        sign = 1.0 if best_is == "highest" else -1.0
-
-        def score(metrics: Mapping[str, float]) -> float:
-            return sign * metrics.get(best or "", -sign * float("inf"))
-
-        if best:  # Orbax keeps the last of the sorted list; a checkpoint without the metric sorts first
-            policies.append(BestN(n=1, get_metric_fn=score, keep_checkpoints_without_metrics=False))
+        if read_only and not directory.is_dir():
+            raise CheckpointError(f"no folder {directory}")
+        self.best, self.sign = best, 1.0 if best_is == "highest" else -1.0
+        self.scores: dict[int, float] = {}
+        policies = [LatestN(2), BestScore(self.scores), *([EveryNSteps(keep_every)] if keep_every else [])]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
-            best_fn=score if best else None,  # else Orbax forgets the metrics when the run ends
-            cleanup_tmp_directories=True,
+            read_only=read_only,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
         )
         self.manager = ocp.CheckpointManager(directory.absolute(), options=options)
+
+    def rate(self, step: int, numbers: Mapping[str, Any]) -> None:
+        """Tells what evaluations gave at a step; other numbers may be among them. Every process must be told the
+        same."""
+        value = numbers.get(self.best) if self.best else None
+        if value is not None and math.isfinite(value):
+            self.scores[step] = self.sign * value
 
     def latest(self) -> int | None:
         """The last complete step, or None."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: TrainState, metrics: Mapping[str, float]) -> None:
+    def save(self, step: int, state: TrainState) -> None:
         """Starts writing and returns when the arrays are copied; the state may then be overwritten."""
         if step != self.latest():
-            self.manager.save(step, args=ocp.args.StandardSave(rules.flatten(state)), metrics=dict(metrics))
+            self.manager.save(step, args=ocp.args.StandardSave(rules.flatten(state)))
 
     def restore(self, state: TrainState, step: int | None = None) -> TrainState:
         """The saved state in the layout of `state`, whose leaves say shape, dtype and placement.
@@ -75,11 +95,8 @@ class Checkpoints:
         """`params` with those that match one of the patterns `only` taken from this checkpoint; every match must be
         there and fit."""
         step = self.available(step)
-        chosen = {f"params/{k}": v for k, v in params.items() if any(rules.matches(p, k) for p in only)}
-        for pattern in only:
-            if not any(re.fullmatch(pattern, k) for k in params):
-                near = rules.nearest_path(pattern, list(params))
-                raise CheckpointError(f"checkpoint.init_only: pattern {pattern!r} matches no parameter; {near}")
+        taken = rules.match([*((p, True) for p in only), (".*", False)], params, what="checkpoint.init_only")
+        chosen = {f"params/{k}": v for k, v in params.items() if taken[k]}
         self.compare(chosen, step, where=f"init from {self.manager.directory}/{step}", partial=True)
         restore = ocp.args.PyTreeRestore(
             abstract(chosen),

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from bigcl.files import replacing
 from bigcl.registry import ConfigError, nearest
 
 
@@ -77,7 +78,8 @@ def without_defaults(config: Any, resolved: Any, original: Any) -> Any:
 
 def save(config: Mapping[str, Any], path: pathlib.Path) -> None:
     """Writes a resolved config as JSON."""
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

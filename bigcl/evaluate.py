@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 import sys
+from typing import Any
 
 from bigcl.registry import ConfigError
 
@@ -26,6 +27,10 @@ def main() -> None:
         step, numbers = evaluate(args.workdir, args.step)
     except (ConfigError, CheckpointError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    import jax
+
+    if jax.process_index():
+        return
     if args.json:
         print(json.dumps({"step": step, **numbers}, indent=1))
         return
@@ -44,9 +49,23 @@ def evaluate(workdir: pathlib.Path, step: int | None = None) -> tuple[int, dict[
         raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
     config = Experiment.resolve(json.loads(path.read_text()))
     host.configure_jax()
-    experiment = Experiment(**config)
-    state = experiment.checkpoints(workdir).restore(experiment.state_shapes, step)
+    host.join_cluster()
+    experiment = Experiment(**{**config, "mesh": fitting(config["mesh"])})
+    checkpoints = experiment.checkpoints(workdir, read_only=True)
+    state = checkpoints.restore(experiment.state_shapes, step)
+    checkpoints.close()
     return int(state.step), experiment.evaluate(state)
+
+
+def fitting(mesh: dict[str, Any]) -> dict[str, Any]:
+    """The mesh of the run, or where there are other devices than it had, all of them for data."""
+    from bigcl.mesh import make_mesh
+
+    try:
+        make_mesh(**mesh)
+        return mesh
+    except ConfigError:
+        return {**mesh, "replica": 1, "data": -1, "fsdp": 1, "tensor": 1}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib.metadata
+import pathlib
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -36,7 +37,8 @@ class TrainOptions:
 
     steps, batch: length of the run, and examples in each global batch.
     dtype: what towers compute in; "auto" is bfloat16, and float32 on CPU, which has no faster type. Parameters are
-        float32.
+        float32. (Products of float32 arrays are the device's default, TF32 on recent GPUs; JAX_DEFAULT_MATMUL_PRECISION
+        says otherwise.)
     ema: decay of a moving average of the weights, which is then what is evaluated; None for none.
     microbatch: rows of the global batch that are encoded at a time, for memory; loss and gradient are still those of
         the whole batch. None: all at once.
@@ -51,6 +53,11 @@ class TrainOptions:
     microbatch: int | None = None
     log_every: int = 10
     max_skipped: int = 10
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch", "microbatch", "log_every", "max_skipped"):
+            if (value := getattr(self, key)) is not None and value < 1:
+                raise ConfigError(f"train.{key}: expected 1 or more, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +77,8 @@ class CheckpointOptions:
 
     every: steps between checkpoints (0: only the last step).  keep_every, best, best_is: which of them stay, see
         `Checkpoints`.
-    init_from: folder of another run's checkpoints, whose parameters a new run starts from; init_only: patterns of those
-        that are taken (default all).
+    init_from: workdir or folder of checkpoints of another run, whose parameters a new run starts from; init_only:
+        patterns of those that are taken (default all).
     """
 
     every: int = 0
@@ -80,6 +87,11 @@ class CheckpointOptions:
     best_is: Literal["highest", "lowest"] = "highest"
     init_from: str | None = None
     init_only: Sequence[str] = (".*",)
+
+    def __post_init__(self) -> None:
+        for key in ("every", "keep_every"):
+            if (getattr(self, key) or 0) < 0:
+                raise ConfigError(f"checkpoint.{key}: expected 0 or more, got {getattr(self, key)}")
 
 
 class Experiment:
@@ -104,6 +116,11 @@ class Experiment:
         for key, rows in (("batch", self.train.batch), ("microbatch", self.train.microbatch or self.train.batch)):
             if rows % shards or self.train.batch % rows:
                 raise ConfigError(f"train.{key}: {rows} rows of {self.train.batch} do not divide over {shards} devices")
+        if shards % jax.process_count():
+            raise ConfigError(
+                f"mesh.tensor: the batch is split {shards} ways, which do not divide among {jax.process_count()} "
+                "processes; make tensor smaller"
+            )
         self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
         options = DataOptions(**data)
         self.source = registry.build("source", options.source)
@@ -140,6 +157,7 @@ class Experiment:
         """
         registry.check_call(Experiment, config, "config")
         resolved = plain(registry.resolve(Experiment, config))
+        TrainOptions(**resolved["train"]), CheckpointOptions(**resolved["checkpoint"])
         check_patterns(resolved)
         return resolved
 
@@ -279,11 +297,15 @@ class Experiment:
         chosen = self.evaluators if names is None else {k: self.evaluators[k] for k in names}
         return {f"eval/{name}/{metric}": float(v) for name, e in chosen.items() for metric, v in e.run(encode).items()}
 
-    def checkpoints(self, workdir: Any) -> Checkpoints:
+    def checkpoints(self, workdir: pathlib.Path, read_only: bool = False) -> Checkpoints:
         """The checkpoints of a run in `workdir`."""
         options = self.checkpoint
         return Checkpoints(
-            workdir / "checkpoints", keep_every=options.keep_every, best=options.best, best_is=options.best_is
+            workdir / "checkpoints",
+            keep_every=options.keep_every,
+            best=options.best,
+            best_is=options.best_is,
+            read_only=read_only,
         )
 
 

@@ -11,7 +11,7 @@ PEAK_TFLOPS = {
     "NVIDIA H200": 989.0,
     "TPU v4": 275.0,
     "TPU v5 lite": 197.0,
-    "TPU v5p": 459.0,
+    "TPU v5": 459.0,  # v5p
     "TPU v6 lite": 918.0,
 }
 """Dense bfloat16 peak of one device, by the start of its `device_kind` (vendors' figures)."""

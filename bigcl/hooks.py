@@ -32,51 +32,69 @@ class Hook:
 
 
 class WriteMetrics(Hook):
-    """A row of numbers, and the live line. Stops a run that diverges."""
+    """A row of numbers, and the live line."""
 
     def __init__(self, experiment: Experiment, log: Log, meter: "Meter"):
-        self.experiment, self.log_to, self.meter, self.every = experiment, log, meter, experiment.train.log_every
+        self.log_to, self.meter, self.every = log, meter, experiment.train.log_every
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         row = self.meter.row(step, {k: v.item() for k, v in jax.device_get(metrics).items()})
         self.log_to.write(row)
         self.log_to.status(row)
-        if row["skipped_in_a_row"] >= self.experiment.train.max_skipped:
-            raise Diverged(
-                f"the loss or gradient of {row['skipped_in_a_row']} steps in a row up to step {step} was not finite. "
-                "None of them was taken, and the state before them is saved; lower optim.lr, set optim.clip_norm, "
-                "or look at the batches, and run the same command again."
-            )
 
 
-class Evaluate(Hook):
-    """One evaluator. Its numbers go to the log and into `results`, by which checkpoints are compared."""
+class StopWhenDiverged(Hook):
+    """Raises Diverged when too many steps in a row were skipped. It notes every step, and looks at the notes when a row
+    is due, so that no step waits for the one before it."""
 
-    def __init__(self, experiment: Experiment, log: Log, meter: "Meter", name: str, results: dict[str, float]):
-        self.experiment, self.log_to, self.meter, self.name, self.results = experiment, log, meter, name, results
-        self.every = experiment.eval_every[name]
+    every = 1
+
+    def __init__(self, experiment: Experiment):
+        self.train = experiment.train
+        self.in_a_row: list[jax.Array] = []
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        with self.meter.paused():
-            numbers = self.experiment.evaluate(state, [self.name])
-        self.results.update(numbers)
-        self.log_to.write({"step": step, **numbers})
+        self.in_a_row.append(metrics["skipped_in_a_row"])
+        if step % self.train.log_every and step < self.train.steps:
+            return
+        worst = max(x.item() for x in jax.device_get(self.in_a_row))
+        self.in_a_row.clear()
+        if worst >= self.train.max_skipped:
+            raise Diverged(
+                f"the loss or gradient of {worst} steps in a row up to step {step} was not finite. None of them was "
+                "taken, and the state is saved; lower optim.lr, set optim.clip_norm, or look at the batches, and run "
+                "the same command again."
+            )
 
 
 class Save(Hook):
     """A checkpoint, written while training goes on."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, meter: "Meter", results: dict[str, float]):
-        self.checkpoints, self.meter, self.results, self.every = (
-            checkpoints,
-            meter,
-            results,
-            experiment.checkpoint.every,
-        )
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, meter: "Meter"):
+        self.checkpoints, self.meter, self.every = checkpoints, meter, experiment.checkpoint.every
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        with self.meter.paused():
-            self.checkpoints.save(step, state, self.results)
+        with self.meter.paused(state):
+            self.checkpoints.save(step, state)
+
+
+class Evaluate(Hook):
+    """One evaluator. Its numbers join the row of the step, and rate the checkpoint of the step if there is one."""
+
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, log: Log, meter: "Meter", name: str):
+        self.experiment, self.checkpoints, self.log_to, self.meter = experiment, checkpoints, log, meter
+        self.name, self.every = name, experiment.eval_every[name]
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        with self.meter.paused(state):
+            numbers = self.experiment.evaluate(state, [self.name])
+        self.log_to.write({"step": step, **numbers})
+        self.checkpoints.rate(step, numbers)
+
+    def knows(self, step: int) -> bool:
+        """Whether the log holds the numbers of this step."""
+        row = self.log_to.last
+        return row.get("step") == step and any(k.startswith(f"eval/{self.name}/") for k in row)
 
 
 class Meter:
@@ -88,8 +106,9 @@ class Meter:
         self.mark, self.step, self.waited, self.pause = time.perf_counter(), start, 0.0, 0.0
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
-        """Takes the time spent inside off the meter."""
+    def paused(self, state: TrainState) -> Iterator[None]:
+        """Takes the time spent inside off the meter, once the steps that led to `state` are done."""
+        jax.block_until_ready(state)
         start = time.perf_counter()
         yield
         self.pause += time.perf_counter() - start
@@ -103,7 +122,7 @@ class Meter:
         row = {
             "step": step,
             "loss": metrics.pop("loss"),
-            "learning_rate": float(self.experiment.optimizer.schedule(step - 1)),
+            "learning_rate": float(self.experiment.optimizer.schedule(step - 1 - metrics["skipped_steps"])),
             **({"temperature": 1 / max(metrics["logit_scale"], 1e-30)} if "logit_scale" in metrics else {}),
             **metrics,
             "ms_per_step": 1e3 * per_step,

@@ -26,7 +26,7 @@ def prepare() -> None:
 
 
 def configure_jax() -> None:
-    """Compiled programs are kept between runs; matrix products in float32 are float32."""
+    """Compiled programs are kept between runs."""
     import jax
 
     from bigcl.data.cache import cache_root
@@ -55,3 +55,12 @@ def join_cluster() -> None:
         or "," in env.get("TPU_WORKER_HOSTNAMES", "")
     ):
         jax.distributed.initialize()
+
+
+def agreed(value: bool) -> bool:
+    """What the first process says, on all of them; each must call."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(value)))

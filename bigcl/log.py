@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+
+from bigcl.files import replacing
 
 Row = Mapping[str, Any]
 
@@ -22,21 +25,32 @@ class Log:
     def __init__(self, workdir: pathlib.Path, *, steps: int, start: int = 0):
         self.writes, self.steps = jax.process_index() == 0, steps
         self.live, self.said = sys.stderr.isatty(), -math.inf
+        self.last: dict[str, Any] = {}
         if not self.writes:
             return
         from tensorboardX import SummaryWriter
 
-        self.path = workdir / "metrics.jsonl"
-        kept = [line for line in read_rows(self.path) if line["step"] <= start]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        self.file = self.path.open("a", buffering=1)
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_rows(path) if row["step"] <= start]
+        with replacing(path) as partial:
+            partial.write_bytes(b"".join(map(encoded, kept)))
+        self.file = path.open("r+b", buffering=0)
+        self.last = kept[-1] if kept else {}
+        self.end = self.file.seek(0, os.SEEK_END)  # of what stays as it is
+        if kept:
+            self.end -= len(encoded(self.last))
         self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=True)
 
     def write(self, row: Row) -> None:
-        """One row, with its `step`."""
+        """Numbers of a `step`; those of the step that was written last join its row."""
         if not self.writes:
             return
-        self.file.write(json.dumps({k: number(v) for k, v in row.items()}) + "\n")
+        if row["step"] == self.last.get("step"):
+            self.last |= row
+        else:
+            self.end, self.last = self.file.seek(0, os.SEEK_END), dict(row)
+        self.file.seek(self.end)
+        self.file.write(encoded(self.last))
         for key, value in row.items():
             if isinstance(value, int | float) and key != "step":
                 self.tensorboard.add_scalar(key if "/" in key else f"train/{key}", value, row["step"])
@@ -63,6 +77,11 @@ class Log:
             self.say()
             self.file.close()
             self.tensorboard.close()
+
+
+def encoded(row: Row) -> bytes:
+    """A row as a line of JSON."""
+    return (json.dumps({k: number(v) for k, v in row.items()}) + "\n").encode()
 
 
 def number(value: Any) -> Any:

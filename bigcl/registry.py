@@ -123,7 +123,12 @@ def build(registry: str, part: Part, **context: Any) -> Any:
     make = constructor(registry, part["kind"])
     own = arguments(registry, part)
     wanted = signature(make)
-    return make(**{k: v for k, v in context.items() if k in wanted and k not in own}, **own)
+    try:
+        return make(**{k: v for k, v in context.items() if k in wanted and k not in own}, **own)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{registry} {part['kind']!r}: {error}") from error
 
 
 def bind(registry: str, part: Part) -> Callable[..., Any]:

@@ -68,11 +68,6 @@ def flatten(tree: Any) -> dict[str, Any]:
     return {joined(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def paths(tree: Any) -> list[str]:
-    """The path of each leaf, in the order of `jax.tree.leaves`."""
-    return list(flatten(tree))
-
-
 def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
     """A tree of the same structure with `function(path, leaf)` in the place of each leaf."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: function(joined(path), leaf), tree)

@@ -84,6 +84,9 @@ def main(argv: list[str]) -> None:
     except Interrupted as stop:
         print(f"{stop}. To go on from there, run the same command again:\n  {command}", file=sys.stderr)
         sys.exit(130)
+    except KeyboardInterrupt:
+        print(f"\nstopped at once. To go on from the last checkpoint, run it again:\n  {command}", file=sys.stderr)
+        sys.exit(130)
     except (ConfigError, CheckpointError, Diverged, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
 
@@ -98,15 +101,17 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     host.join_cluster()
     experiment = Experiment(**config)
     trainer = Trainer(experiment, workdir)
-    steps = experiment.train.steps
-    if (done := trainer.checkpoints.latest() or 0) >= steps:
-        print(f"{workdir} is finished: step {done} of {steps}. Report: {workdir / 'report.html'}")
+    steps, report = experiment.train.steps, workdir / "report.html"
+    if (done := trainer.checkpoints.latest() or 0) >= steps and host.agreed(report.exists()):
+        print(f"{workdir} is finished: step {done} of {steps}. Report: {report}")
         print("For another run, choose another --workdir; to train longer, raise --config.train.steps.")
         return
+    state = trainer.restore_or_init()  # refuses what does not fit before anything in the workdir is changed
     announce(config, experiment, workdir)
     began = time.monotonic()
-    trainer.run()
-    print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
+    trainer.run(state)
+    if done < steps:
+        print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
     write_report(experiment, workdir)
 
 
@@ -149,7 +154,7 @@ def write_report(experiment: Any, workdir: pathlib.Path) -> None:
         if gallery is not None:
             save_gallery(gallery, workdir / "gallery.npz")
         print(f"report: {build_report(workdir).absolute()}")
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
         print(f"no report: {error}")
 
 

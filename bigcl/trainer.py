@@ -1,8 +1,10 @@
 """The one training loop. It knows steps, state, mesh, checkpoints and hooks; it knows no modality and no loss."""
 
+import contextlib
 import pathlib
 import signal
 import time
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import jax
@@ -13,10 +15,14 @@ from jax.experimental import multihost_utils
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.feed import Feed
 from bigcl.experiment import Experiment
-from bigcl.hooks import Diverged, Evaluate, Hook, Meter, Save, WriteMetrics
-from bigcl.log import Log
+from bigcl.hooks import Diverged, Evaluate, Hook, Meter, Save, StopWhenDiverged, WriteMetrics
+from bigcl.host import agreed
+from bigcl.log import Log, read_rows
 from bigcl.mesh import batch_sharding
 from bigcl.state import TrainState
+from bigcl.tasks.task import Batch, Metrics
+
+StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class Interrupted(RuntimeError):
@@ -44,56 +50,88 @@ class Trainer:
         state = experiment.init()
         if options.init_from is None:
             return state
-        params = Checkpoints(pathlib.Path(options.init_from)).restore_params(state.params, options.init_only)
+        folder = pathlib.Path(options.init_from)
+        inside = folder / "checkpoints"
+        other = Checkpoints(inside if inside.is_dir() else folder, read_only=True)
+        params = other.restore_params(state.params, options.init_only)
+        other.close()
         return state.replace(
             params=params, ema=None if state.ema is None else {k: jnp.copy(params[k]) for k in state.ema}
         )
 
-    def run(self) -> TrainState:
-        """Trains to the last step. Raises Interrupted after SIGINT or SIGTERM, once the state is saved; a second signal
-        stops at once."""
-        state = self.restore_or_init()
+    def run(self, state: TrainState) -> TrainState:
+        """Trains from `state` to the last step. Raises Interrupted after SIGINT or SIGTERM, once the state is saved; a
+        second signal stops at once."""
         start = int(state.step)
-        if start >= self.steps:
-            return state
         log = Log(self.workdir, steps=self.steps, start=start)
-        began = time.perf_counter()
-        step_function = self.experiment.compile_step()
-        seconds = time.perf_counter() - began
-        log.say(f"compiled in {seconds:.1f} s; {f'resuming after step {start}' if start else 'starting'}")
+        for row in read_rows(self.workdir / "metrics.jsonl"):
+            self.checkpoints.rate(row["step"], row)
         feed = Feed(self.experiment.loader.batches(start), batch_sharding(self.experiment.mesh))
         hooks = self.hooks(log, Meter(self.experiment, feed, start))
+        with contextlib.ExitStack() as stack:
+            for thing in (log, self.checkpoints, feed):
+                stack.callback(thing.close)
+            self.catch_up(start, state, hooks)
+            if start >= self.steps:
+                return state
+            began = time.perf_counter()
+            step_function = self.experiment.compile_step()
+            began_by = f"resuming after step {start}" if start else "starting"
+            log.say(f"compiled in {time.perf_counter() - began:.1f} s; {began_by}")
+            with self.signals():
+                return self.loop(step_function, state, feed, hooks)
+
+    def loop(self, step_function: StepFunction, state: TrainState, feed: Feed, hooks: list[Hook]) -> TrainState:
+        """Step after step, and the hooks that are due."""
+        metrics: Metrics = {}
+        for step in range(int(state.step) + 1, self.steps + 1):
+            batch = feed.take(after=metrics.get("loss"))
+            with jax.transfer_guard("disallow"):
+                state, metrics = step_function(state, batch)
+            try:
+                for hook in hooks:
+                    if self.due(hook, step):
+                        hook(step, state, metrics)
+            except Diverged:
+                self.checkpoints.save(step, state)  # steps that were not taken left the state as it was
+                raise
+            if self.stopping(step):
+                self.checkpoints.save(step, state)
+                raise Interrupted(f"stopped after step {step} of {self.steps}, and saved")
+        return state
+
+    def hooks(self, log: Log, meter: Meter) -> list[Hook]:
+        """What happens beside the steps, in this order: a row is written before the checkpoint that makes it final, and
+        the state is safe before evaluators, which may fail, look at it."""
+        return [
+            WriteMetrics(self.experiment, log, meter),
+            StopWhenDiverged(self.experiment),
+            Save(self.experiment, self.checkpoints, meter),
+            *(Evaluate(self.experiment, self.checkpoints, log, meter, name) for name in self.experiment.evaluators),
+        ]
+
+    def due(self, hook: Hook, step: int) -> bool:
+        """Whether a hook is called after this step."""
+        return step == self.steps or bool(hook.every and step % hook.every == 0)
+
+    def catch_up(self, step: int, state: TrainState, hooks: list[Hook]) -> None:
+        """Evaluates a restored state: where the run ended after it was saved and before it was evaluated, and at the
+        end, for the report shows what the evaluators see."""
+        for hook in hooks:
+            if not isinstance(hook, Evaluate) or not step or not self.due(hook, step):
+                continue
+            if step == self.steps or agreed(not hook.knows(step)):
+                hook(step, state, {})
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after the step in progress."""
         previous = {s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            for step in range(start + 1, self.steps + 1):
-                with jax.transfer_guard("disallow"):
-                    state, metrics = step_function(state, next(feed))
-                for hook in hooks:
-                    if step == self.steps or (hook.every and step % hook.every == 0):
-                        hook(step, state, metrics)
-                if self.stopping(step):
-                    self.checkpoints.save(step, state, {})
-                    raise Interrupted(f"stopped after step {step} of {self.steps}, and saved")
-            return state
-        except Diverged:
-            self.checkpoints.save(step, state, {})  # steps that were not taken left the state as it was
-            raise
+            yield
         finally:
             for s, handler in previous.items():
                 signal.signal(s, handler)
-            feed.close()
-            self.checkpoints.close()
-            log.close()
-
-    def hooks(self, log: Log, meter: Meter) -> list[Hook]:
-        """What happens beside the steps, in this order: a checkpoint carries the numbers of the last evaluation."""
-        results: dict[str, float] = {}
-        evaluations = [Evaluate(self.experiment, log, meter, name, results) for name in self.experiment.evaluators]
-        return [
-            WriteMetrics(self.experiment, log, meter),
-            *evaluations,
-            Save(self.experiment, self.checkpoints, meter, results),
-        ]
 
     def stopping(self, step: int) -> bool:
         """Whether to stop after this step. Several processes agree on it, at the steps that are logged, so that none

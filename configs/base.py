@@ -7,7 +7,7 @@ from bigcl.config import parse_arg
 from bigcl.registry import ConfigError, nearest
 from bigcl.towers.text import VARIANTS
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "choose", "image_text", "parse_arg", "smoke", "width"]
+__all__ = ["CLIP_MEAN", "CLIP_STD", "choose", "image_text", "parse_arg", "siglip_text", "smoke"]
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -19,9 +19,20 @@ def choose(name, key, table):
     return table[key]
 
 
-def width(text):
-    """Width of a text tower: the joint width of recipes that do not project the image."""
-    return VARIANTS[text][0]
+def siglip_text(size):
+    """SigLIP's text tower for an image tower of this size: bidirectional, pooled at its last token, as wide as the
+    image tower."""
+    text = choose("size", size.partition("/")[0], {"B": "SigLIP-B", "L": "SigLIP-L", "So400m": "SigLIP-So400m"})
+    return {
+        "kind": "text",
+        "variant": text,
+        "vocab": 32_000,
+        "causal": False,
+        "pool": "last",
+        "embed_dim": VARIANTS[text][0],
+        "activation": "gelu_tanh",
+        "remat": "nothing_saveable",
+    }
 
 
 def image_text(arg, *, length, crop_scale, mean=(0.5,) * 3, std=(0.5,) * 3):

@@ -1,15 +1,13 @@
 r"""LiT (Zhai et al. 2022): a text tower learns to read what a locked, pretrained image tower sees.
 
-    python -m bigcl.train --config configs/lit.py:size=B/16,init=runs/a/checkpoints,data=/data/pairs,tokenizer=t.json \
+    python -m bigcl.train --config configs/lit.py:size=B/16,init=runs/a,data=/data/pairs,tokenizer=t.json \
         --workdir runs/lit
 
-`init` is the folder of checkpoints of a run whose image tower has the same shape; it is taken over and locked: no
-gradient, no optimizer state. `data` and `tokenizer` as in configs/clip.py.
+`init` is the workdir of a run whose image tower has the same shape; it is taken over and locked: no gradient, no
+optimizer state. `data` and `tokenizer` as in configs/clip.py.
 """
 
 from configs import base
-
-TEXT = {"B": "SigLIP-B", "L": "SigLIP-L"}
 
 
 def get_config(arg=None):
@@ -17,21 +15,10 @@ def get_config(arg=None):
     arg = base.parse_arg(
         arg, size="B/16", res=224, batch=16_384, steps=55_000, init="", data="", tokenizer="", smoke=False
     )
-    text = base.choose("size", arg.size.partition("/")[0], TEXT)
-    block = {"activation": "gelu_tanh"}
 
     c = base.image_text(arg, length=16, crop_scale=(0.5, 1.0))
-    c.task.towers.image.update(kind="vit", variant=arg.size, pool="map", **block)
-    c.task.towers.text.update(
-        kind="text",
-        variant=text,
-        vocab=32_000,
-        causal=False,
-        pool="last",
-        embed_dim=base.width(text),
-        remat="nothing_saveable",
-        **block,
-    )
+    c.task.towers.image.update(kind="vit", variant=arg.size, pool="map", activation="gelu_tanh")
+    c.task.towers.text.update(base.siglip_text(arg.size))
     c.task.losses = [{"kind": "infonce", "of": ["image", "text"]}]
     c.task.init_scale = 10.0
     c.optim = {
@@ -41,5 +28,5 @@ def get_config(arg=None):
         "weight_decay": 0.1,  # times lr: the 1e-4 of the paper
         "freeze": ["towers/image/.*"],
     }
-    c.checkpoint.update(init_from=arg.init or None, init_only=["towers/image/.*"])
+    c.checkpoint.update(init_from=arg.init or "(give init=RUN)", init_only=["towers/image/.*"])
     return base.smoke(c) if arg.smoke else c

@@ -11,27 +11,16 @@ patches, a bidirectional text tower pooled at its last token, no class token, no
 
 from configs import base
 
-TEXT = {"B": "SigLIP-B", "L": "SigLIP-L", "So400m": "SigLIP-So400m"}
-
 
 def get_config(arg=None):
     """Arguments: `size`, `res`, `batch`, `steps`, `data`, `tokenizer`, `smoke`."""
     arg = base.parse_arg(arg, size="B/16", res=224, batch=32_768, steps=275_000, data="", tokenizer="", smoke=False)
-    text = base.choose("size", arg.size.partition("/")[0], TEXT)
-    block = {"activation": "gelu_tanh", "remat": "nothing_saveable"}
 
     c = base.image_text(arg, length=64, crop_scale=None)
-    c.task.towers.image.update(kind="vit", variant=arg.size, pool="map", **block)
-    c.task.towers.text.update(
-        kind="text",
-        variant=text,
-        vocab=32_000,
-        causal=False,
-        pool="last",
-        embed_dim=base.width(text),
-        projection_bias=True,
-        **block,
+    c.task.towers.image.update(
+        kind="vit", variant=arg.size, pool="map", activation="gelu_tanh", remat="nothing_saveable"
     )
+    c.task.towers.text.update(base.siglip_text(arg.size), projection_bias=True)
     c.task.losses = [{"kind": "sigmoid", "of": ["image", "text"]}]
     c.optim = {
         "optimizer": {"kind": "adamw", "b1": 0.9, "b2": 0.95},

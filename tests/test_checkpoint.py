@@ -1,11 +1,14 @@
 """Checkpoints: the same arrays back, the right ones kept, and nothing partial without saying so."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from bigcl.checkpoint import CheckpointError, Checkpoints
+from bigcl.registry import ConfigError
 from tests.problems import MLPS, Problem, batches
 
 BEST = "eval/retrieval/text_to_image/recall@1"
@@ -30,10 +33,15 @@ def same(a, b):
     return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in leaves)
 
 
+def kept(folder):
+    """Steps that have a checkpoint."""
+    return sorted(int(p.name) for p in folder.iterdir())
+
+
 def test_restores_every_bit_in_its_place(problem, tmp_path):
     state = advanced(problem, 3)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, state, {})
+    checkpoints.save(3, state)
     checkpoints.close()
     restored = Checkpoints(tmp_path).restore(state)
     assert same(restored, state)
@@ -44,23 +52,25 @@ def test_keeps_the_latest_the_best_and_every_nth(problem, tmp_path):
     state = problem.new()
     checkpoints = Checkpoints(tmp_path, keep_every=4, best=BEST)
     for step, score in enumerate([0.1, 0.2, 0.9, 0.3, 0.8, 0.4, 0.5], start=1):
-        checkpoints.save(step, state, {BEST: score})
+        checkpoints.save(step, state)
+        checkpoints.rate(step, {BEST: score, "loss": 100.0 - step})
     checkpoints.close()
-    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [3, 4, 7]
+    assert kept(tmp_path) == [3, 4, 6, 7]
 
 
 def test_lowest_is_best_when_asked(problem, tmp_path):
     checkpoints = Checkpoints(tmp_path, best="eval/x", best_is="lowest")
-    for step, score in enumerate([5.0, 2.0, 3.0, 4.0], start=1):
-        checkpoints.save(step, problem.new(), {"eval/x": score})
+    for step, score in enumerate([5.0, 2.0, 3.0, 4.0, math.nan], start=1):
+        checkpoints.save(step, problem.new())
+        checkpoints.rate(step, {"eval/x": score})
     checkpoints.close()
-    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [2, 4]
+    assert kept(tmp_path) == [2, 4, 5]
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_with_every_difference(problem, tmp_path):
     state = problem.new()
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, {})
+    checkpoints.save(1, state)
     checkpoints.manager.wait_until_finished()
     params = dict(state.params)
     gone = params.pop("log_scale")
@@ -79,7 +89,7 @@ def test_a_step_that_is_not_there_is_named(problem, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         checkpoints.restore(problem.new())
-    checkpoints.save(2, problem.new(), {})
+    checkpoints.save(2, problem.new())
     checkpoints.manager.wait_until_finished()
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 5 .* there are: \[2\]"):
         checkpoints.restore(problem.new(), 5)
@@ -88,13 +98,13 @@ def test_a_step_that_is_not_there_is_named(problem, tmp_path):
 def test_another_run_gives_the_parameters_that_are_asked_for(problem, tmp_path):
     trained, fresh = advanced(problem, 3), problem.new()
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, trained, {})
+    checkpoints.save(3, trained)
     checkpoints.manager.wait_until_finished()
     params = checkpoints.restore_params(fresh.params, ["towers/a/.*"])
     for path, value in params.items():
         source = trained if path.startswith("towers/a/") else fresh
         assert np.array_equal(value, source.params[path]), path
-    with pytest.raises(CheckpointError, match=r"'towers/z/\.\*' matches no parameter"):
+    with pytest.raises(ConfigError, match=r"'towers/z/\.\*' matches no parameter"):
         checkpoints.restore_params(fresh.params, ["towers/z/.*"])
     with pytest.raises(CheckpointError, match="missing    params/towers/a/more"):
         checkpoints.restore_params({**fresh.params, "towers/a/more": fresh.params["log_scale"]}, ["towers/a/.*"])
@@ -102,8 +112,39 @@ def test_another_run_gives_the_parameters_that_are_asked_for(problem, tmp_path):
 
 def test_the_best_stays_when_a_run_goes_on_in_another_process(problem, tmp_path):
     state = problem.new()
-    for step, score in enumerate([0.1, 0.9, 0.3, 0.4], start=1):
+    rows = []
+    for step, score in enumerate([0.1, 0.9, 0.3, 0.4, 0.2], start=1):
         checkpoints = Checkpoints(tmp_path, best=BEST)
-        checkpoints.save(step, state, {BEST: score})
+        for row in rows:
+            checkpoints.rate(row["step"], row)
+        checkpoints.save(step, state)
+        rows.append({"step": step, BEST: score})
         checkpoints.close()
-    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [2, 4]
+    assert kept(tmp_path) == [2, 4, 5]
+
+
+def test_a_step_that_was_not_evaluated_is_not_the_best(problem, tmp_path):
+    state = problem.new()
+    checkpoints = Checkpoints(tmp_path, best=BEST)
+    for step, score in enumerate([0.5, None, None, None, 0.1, None, None], start=1):
+        checkpoints.save(step, state)
+        if score is not None:
+            checkpoints.rate(step, {BEST: score})
+    checkpoints.close()
+    assert kept(tmp_path) == [1, 6, 7]
+
+
+def test_a_reader_disturbs_nothing(problem, tmp_path):
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(CheckpointError, match=f"no folder {folder}"):
+        Checkpoints(folder, read_only=True)
+    assert not folder.exists()
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, problem.new())
+    checkpoints.close()
+    unfinished = folder / "2.orbax-checkpoint-tmp"  # another process is writing it
+    unfinished.mkdir()
+    reader = Checkpoints(folder, read_only=True)
+    assert same(reader.restore(problem.new()), problem.new())
+    reader.close()
+    assert unfinished.is_dir()

@@ -55,6 +55,20 @@ def test_a_resumed_log_has_each_step_once(tmp_path):
     assert [(r["step"], r["loss"]) for r in read_rows(path)] == [(2, 1.0), (4, 1.0), (6, 2.0)]
 
 
+def test_numbers_of_the_same_step_share_a_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = Log(tmp_path, steps=10)
+    for row in ({"step": 2, "loss": 3.0}, {"step": 2, "eval/a/b": 0.5}, {"step": 4, "loss": 2.0}):
+        log.write(row)
+    log.close()
+    assert read_rows(path) == [{"step": 2, "loss": 3.0, "eval/a/b": 0.5}, {"step": 4, "loss": 2.0}]
+    log = Log(tmp_path, steps=10, start=4)  # saved, but not evaluated
+    log.write({"step": 4, "eval/a/b": 0.75})
+    log.write({"step": 6, "loss": 1.0})
+    log.close()
+    assert read_rows(path)[1:] == [{"step": 4, "loss": 2.0, "eval/a/b": 0.75}, {"step": 6, "loss": 1.0}]
+
+
 def test_elsewhere_than_on_a_terminal_the_line_comes_now_and_then(tmp_path, capsys):
     log = Log(tmp_path, steps=40)
     for step in (10, 20, 30, 40):

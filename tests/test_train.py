@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,7 +38,13 @@ def command(workdir, *arguments, **env):
     """`python -m bigcl.train` in a process of its own."""
     arguments = [sys.executable, "-m", "bigcl.train", *TINY, "--workdir", str(workdir), *arguments]
     return subprocess.Popen(
-        arguments, cwd=ROOT, env={**ENV, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        arguments,
+        cwd=ROOT,
+        env={**ENV, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -73,8 +80,7 @@ def test_leaves_everything_in_the_workdir(whole):
     assert output.strip().splitlines()[-1] == f"report: {workdir / 'report.html'}"
     assert "CC BY-SA 4.0" in (workdir / "report.html").read_text()
     rows = read_rows(workdir / "metrics.jsonl")
-    training = [row for row in rows if "loss" in row]
-    assert [row["step"] for row in training] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12] and all("loss" in row for row in rows)
     wanted = {
         "loss",
         "learning_rate",
@@ -85,19 +91,19 @@ def test_leaves_everything_in_the_workdir(whole):
         "batch_hash",
         "skipped_steps",
     }
-    assert wanted <= set(training[0])
-    assert re.fullmatch("[0-9a-f]{16}", training[0]["batch_hash"])
+    assert wanted <= set(rows[0])
+    assert re.fullmatch("[0-9a-f]{16}", rows[0]["batch_hash"])
     assert 0 <= rows[-1]["eval/zero_shot/accuracy@1"] <= 1
-    assert "eval/retrieval/text_to_image/recall@1" in {k for row in rows for k in row}
+    assert 0 <= rows[-1]["eval/retrieval/text_to_image/recall@1"] <= 1
 
 
 def test_interrupted_it_saves_and_the_same_command_goes_on(whole, tmp_path):
-    process = command(tmp_path)
+    process = command(tmp_path, "--config.data.workers=1")
     deadline = time.monotonic() + 300
     while not read_rows(tmp_path / "metrics.jsonl"):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     status, output = finish(process)
     assert status == 130, output
     assert "run the same command again" in output and "python -m bigcl.train --config configs/emoji.py:smoke" in output
@@ -113,9 +119,32 @@ def test_a_finished_run_says_so_and_changes_nothing(whole):
     assert (whole[0] / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_ended_before_its_report_is_finished_first(whole, tmp_path):
+    """Killed after the last checkpoint, in the middle of what follows it."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    rows[-1] = {k: v for k, v in rows[-1].items() if not k.startswith("eval/")}
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, output = finish(command(tmp_path / "run"))
+    assert status == 0 and "trained to" not in output, output
+    assert (tmp_path / "run" / "report.html").exists()
+    assert read_rows(tmp_path / "run" / "metrics.jsonl") == read_rows(whole[0] / "metrics.jsonl")
+
+
+def test_a_resume_that_does_not_fit_changes_nothing(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    status, output = finish(command(tmp_path / "run", "--config.task.towers.text.width=64", "--config.train.steps=14"))
+    assert status == 1 and "does not fit this config" in output and "Traceback" not in output, output
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
 def test_evaluate_gives_the_numbers_of_the_run(whole):
     arguments = [sys.executable, "-m", "bigcl.evaluate", "--workdir", str(whole[0]), "--json"]
+    before = sorted(whole[0].rglob("*"))
     result = subprocess.run(arguments, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300, check=True)
+    assert sorted(whole[0].rglob("*")) == before
     logged = {k: v for row in read_rows(whole[0] / "metrics.jsonl") for k, v in row.items() if k.startswith("eval/")}
     assert json.loads(result.stdout) == {"step": 12, **logged}
 

@@ -14,7 +14,8 @@ from bigcl.tasks.task import Batch
 
 
 class Feed:
-    """Iterates over global batches that are already on the devices; `waited` sums the seconds that `next` has blocked.
+    """Global batches that are already on the devices; `waited` sums the seconds that the devices had nothing to do for
+    want of one.
 
     batches: this process's rows of each global batch.
     sharding: how the rows lie over the devices.
@@ -51,10 +52,19 @@ class Feed:
             except queue.Full:
                 continue
 
-    def __next__(self) -> Batch:
-        start = time.perf_counter()
-        item = self.queue.get()
-        self.waited += time.perf_counter() - start
+    def take(self, after: jax.Array | None = None) -> Batch:
+        """The next batch. after: an output of the step before; until it is there the devices are busy, and nobody waits
+        for input."""
+        while True:
+            start = time.perf_counter()
+            idle = after is None or after.is_ready()  # type: ignore[attr-defined]
+            try:
+                item = self.queue.get(timeout=None if idle else 0.002)
+                break
+            except queue.Empty:
+                continue
+            finally:
+                self.waited += idle * (time.perf_counter() - start)
         if isinstance(item, BaseException):
             raise item
         return item

@@ -1,6 +1,7 @@
 """The batches of one process: a pure function of (seed, step), made ahead of time by threads or worker processes."""
 
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -160,8 +161,14 @@ def iterate(batches: "grain.MapDataset[Batch]", workers: int, prefetch: int) -> 
     if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; without absl.app nothing parses them
-        ahead = ahead.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
+        ahead = ahead.mp_prefetch(options, worker_init_fn=leave_signals_to_parent)
     return iter(ahead)
+
+
+def leave_signals_to_parent(index: int, count: int) -> None:
+    """Runs in each worker: Ctrl-C reaches every process of a terminal, and the trainer still wants a batch or two."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def available_cores() -> int:

@@ -12,6 +12,7 @@ from jaxtyping import Int32
 from bigcl import registry
 from bigcl.data.cache import prepare
 from bigcl.data.sources import source_name
+from bigcl.files import replacing
 from bigcl.registry import Part
 
 FILE = "tokenizer.json"
@@ -28,7 +29,7 @@ class Tokenizer(Protocol):
     @overload
     def __call__(self, text: Sequence[str], length: int) -> Int32[np.ndarray, "n length"]: ...
 
-    def save(self, path: str | pathlib.Path) -> None: ...
+    def save(self, path: pathlib.Path) -> None: ...
 
 
 class TokenizersJSON:
@@ -72,11 +73,12 @@ class TokenizersJSON:
         self.__dict__.update(state)
         self.model.encode_special_tokens = True  # the library's own state leaves it out
 
-    def save(self, path: str | pathlib.Path) -> None:
+    def save(self, path: pathlib.Path) -> None:
         """Writes the tokenizer as a file that this class reads, marks and padding included."""
         copy = hf.Tokenizer.from_str(self.model.to_str())
         copy.enable_padding(pad_id=self.pad_id, pad_token=copy.id_to_token(self.pad_id))
-        copy.save(str(path))
+        with replacing(path) as partial:
+            copy.save(str(partial))
 
 
 class BPE(TokenizersJSON):

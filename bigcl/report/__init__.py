@@ -7,6 +7,7 @@ The page needs no network and no other file. What has no data is left out.
 
 import pathlib
 
+from bigcl.files import replacing
 from bigcl.report.gallery import Gallery, load_gallery, save_gallery
 
 __all__ = ["Gallery", "build_report", "load_gallery", "save_gallery"]
@@ -34,6 +35,6 @@ def build_report(workdir: pathlib.Path, gallery: Gallery | None = None) -> pathl
     except ModuleNotFoundError as error:
         raise ImportError(f"the report needs {error.name}: pip install 'bigcl[report]'") from error
     target = workdir / "report.html"
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(page, encoding="utf-8")
-    return partial.replace(target)
+    with replacing(target) as partial:
+        partial.write_text(page, encoding="utf-8")
+    return target

@@ -1,12 +1,13 @@
 """What the retrieval evaluator saw: pairs of pictures and texts with their embeddings."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, UInt8
+
+from bigcl.files import replacing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Gallery:
 
 def save_gallery(gallery: Gallery, path: pathlib.Path) -> None:
     """Writes `gallery` as a compressed `.npz` of plain arrays: complete or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(
             file,
             images=np.asarray(gallery.images, np.float32),
@@ -65,7 +65,6 @@ def save_gallery(gallery: Gallery, path: pathlib.Path) -> None:
             names=np.array(gallery.names, np.str_),
             attribution=np.array(gallery.attribution or "", np.str_),
         )
-    os.replace(partial, path)
 
 
 def load_gallery(path: pathlib.Path) -> Gallery:

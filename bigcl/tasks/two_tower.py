@@ -25,7 +25,7 @@ class TwoTower(Task):
     losses: each a loss with `of`, the two inputs that it contrasts, and `weight` (default 1). Default: one `infonce` of
         the first two inputs.
     init_scale: start of the learned inverse temperature; None: 1 / 0.07 (CLIP), or 10 with a sigmoid loss (SigLIP).
-    max_scale: the scale is clamped here after each step (CLIP: 100).
+    max_scale: the scale is clamped here after each step; None: 100 (CLIP), or no bound with a sigmoid loss (SigLIP).
     init_bias: start of the learned bias of sigmoid losses; None: -log(batch - 1), near SigLIP's -10 at its batch of
         32,768.
     """
@@ -36,7 +36,7 @@ class TwoTower(Task):
         towers: Mapping[str, Annotated[Part, "tower"] | str],
         losses: Sequence[Annotated[Part, "loss"]] | None = None,
         init_scale: float | None = None,
-        max_scale: float = 100.0,
+        max_scale: float | None = None,
         init_bias: float | None = None,
         batch_size: int,
         vocab: int | None = None,
@@ -75,6 +75,8 @@ class TwoTower(Task):
         if init_bias is None and sigmoid:
             init_bias = -math.log(max(2, batch_size) - 1)
             self.notes.append(f"task.init_bias = {init_bias:.4g}, -log(batch - 1) at batch {batch_size}")
+        if max_scale is None:
+            max_scale = math.inf if sigmoid else 100.0
         self.max_log_scale = math.log(max_scale)
         self.log_scale = nnx.Param(jnp.asarray(math.log(init_scale), jnp.float32))
         self.bias = nnx.Param(jnp.asarray(init_bias, jnp.float32)) if sigmoid else None
