@@ -69,11 +69,16 @@ def constrain_batch(x: Array) -> Array:
     activations instead of weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+    axes = tuple(a for a in BATCH_AXES if a in mesh.axis_names and a not in mesh.manual_axes)
+    if not axes:
         return x
-    return jax.lax.with_sharding_constraint(
-        x, PartitionSpec(BATCH_AXES, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1))
-    )
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)))
+
+
+def copy_axes() -> tuple[str, ...]:
+    """The axes, of the mesh in context, over which parameters are copied and only the batch is split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return tuple(a for a in ("replica", "data") if mesh.shape.get(a, 1) > 1)
 
 
 def place(

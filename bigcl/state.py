@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Key, UInt
 
+from bigcl.mesh import copy_axes
 from bigcl.optim import ema_update
 from bigcl.tasks.task import Batch, Metrics, Task
 
@@ -99,12 +101,13 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(next(iter(batch.values())))))
         trained = {k: v for k, v in state.params.items() if k in trainable}
         frozen = {k: v for k, v in state.params.items() if k not in trainable}
 
         def loss(trained: Arrays) -> tuple[Float[Array, ""], tuple[Metrics, Arrays]]:
             params = {**frozen, **trained}
-            outputs, extra = forward_in_pieces(skeleton, params, state.extra, batch, rng, microbatch)
+            outputs, extra = forward_in_pieces(skeleton, params, state.extra, batch, keys, microbatch)
             task = skeleton.merge(params, extra)
             value, metrics = task.objective(outputs, batch)
             return value, (metrics, skeleton.split(task)[1])
@@ -140,26 +143,55 @@ def make_step(
 
 
 def forward_in_pieces(
-    skeleton: Skeleton, params: Arrays, extra: Arrays, batch: Batch, rng: Key[Array, ""], rows: int | None
+    skeleton: Skeleton, params: Arrays, extra: Arrays, batch: Batch, keys: Key[Array, "b"], rows: int | None
 ) -> tuple[Any, Arrays]:
     """`Task.forward` of the whole batch, `rows` at a time (None: all at once), and what the task keeps.
 
     The loss still sees every row, so value and gradient are those of the whole batch; only the activations of one piece
     exist at a time, for each piece is computed again when its gradient is (GradCache, Gao et al. 2021, as a
-    rematerialised loop). Random draws belong to a piece and are the same both times. A piece takes rows from every
-    device alike.
+    rematerialised loop). An example has its own random key, so the draws are those of the batch in one piece. A piece
+    takes rows from every device alike, and copies of the model sum their gradients over pieces before they exchange
+    them, unless the task keeps something between pieces, which has to be the same on all copies.
     """
-    size = len(next(iter(batch.values())))
-    pieces = 1 if rows is None else size // rows
+    inputs = (batch, keys)
+    pieces = 1 if rows is None else len(keys) // rows
 
-    def forward(extra: Arrays, inputs: tuple[Batch, Key[Array, ""]]) -> tuple[Arrays, Any]:
+    def forward(params: Arrays, extra: Arrays, inputs: Any) -> tuple[Any, Arrays]:
         task = skeleton.merge(params, extra)
         outputs = task.forward(*inputs)
-        return skeleton.split(task)[1], outputs
+        return outputs, skeleton.split(task)[1]
+
+    def in_pieces(params: Arrays, extra: Arrays, inputs: Any) -> tuple[Any, Arrays]:
+        def piece(extra: Arrays, inputs: Any) -> tuple[Arrays, Any]:
+            return forward(params, extra, inputs)[::-1]
+
+        size = len(inputs[1])
+        cut = jax.tree.map(lambda v: jnp.swapaxes(v.reshape(size // pieces, pieces, *v.shape[1:]), 0, 1), inputs)
+        extra, outputs = jax.lax.scan(jax.checkpoint(piece), extra, cut)
+        return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1).reshape(size, *v.shape[2:]), outputs), extra
 
     if pieces == 1:
-        extra, outputs = forward(extra, (batch, rng))
-        return outputs, extra
-    cut = {k: jnp.swapaxes(v.reshape(size // pieces, pieces, *v.shape[1:]), 0, 1) for k, v in batch.items()}
-    extra, outputs = jax.lax.scan(jax.checkpoint(forward), extra, (cut, jax.random.split(rng, pieces)))
-    return jax.tree.map(lambda v: jnp.swapaxes(v, 0, 1).reshape(size, *v.shape[2:]), outputs), extra
+        return forward(params, extra, inputs)
+    copies = copy_axes()
+    if not copies or changes(lambda extra: forward(params, extra, inputs)[1], extra):
+        return in_pieces(params, extra, inputs)
+    whole, split = PartitionSpec(), PartitionSpec(copies)
+    on_copies = jax.shard_map(
+        lambda *arguments: in_pieces(*arguments)[0],
+        axis_names=set(copies),
+        in_specs=(whole, whole, split),
+        out_specs=split,
+        check_vma=False,
+    )
+    return on_copies(params, extra, inputs), extra
+
+
+def changes(function: Callable[[Arrays], Arrays], arrays: Arrays) -> bool:
+    """Whether a function puts anything else in the place of any of the arrays."""
+    new: Arrays = {}
+
+    def probe(arrays: Arrays) -> None:
+        new.update({k: v for k, v in function(arrays).items() if v is not arrays[k]})
+
+    jax.eval_shape(probe, arrays)
+    return bool(new)

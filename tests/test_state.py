@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from bigcl.mesh import AXES
+from bigcl.mesh import AXES, batch_sharding, make_mesh, replicated
 from bigcl.state import Skeleton, init_state, make_step
 from bigcl.tasks import Task
 from tests.problems import MLPS, TRANSFORMERS, Problem, assert_close, batches
@@ -136,7 +136,7 @@ def test_one_step_is_the_optimizer_on_the_gradient_of_the_loss():
 def test_each_step_has_its_own_randomness():
     class Noise(Counting):
         def forward(self, batch, rng):
-            return jax.random.normal(rng, (1, 2)) * self.weight[...][None]
+            return jax.vmap(jax.random.normal)(rng)[:, None] * self.weight[...][None]
 
     task, tx = Noise(), optax.sgd(0.0)
     skeleton = Skeleton(task)
@@ -154,22 +154,34 @@ def test_each_step_has_its_own_randomness():
 
 @pytest.mark.parametrize("rows", [8, 2])
 def test_pieces_give_the_gradient_of_the_whole_batch(rows):
-    """Also with attention over sharded rows on a mesh; no random draws here, since a piece has its own."""
-    part = {
-        **TRANSFORMERS,
-        "towers": {
-            k: {**v, "dropout": 0.0, "patch_dropout": 0.0} if k == "image" else {**v, "dropout": 0.0}
-            for k, v in TRANSFORMERS["towers"].items()
-        },
-    }
-    problem = Problem(part)
+    """With the same random draws, on any mesh."""
+    problem = Problem(TRANSFORMERS)
     whole, _ = problem.train(2)
     problem.step = make_step(problem.skeleton, problem.tx, problem.trainable, problem.ema, microbatch=rows)
     pieces, _ = problem.train(2)
     assert_close(pieces.params, whole.params)
-    if rows == 8:
-        mesh = jax.make_mesh((2, 2, 2, 1), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 4)
+    for shape in [(2, 2, 2, 1), (1, 4, 1, 2)] if rows == 8 else []:
+        mesh = jax.make_mesh(shape, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 4)
         assert_close(problem.train(2, mesh)[0].params, whole.params)
+
+
+def test_copies_exchange_gradients_once_a_step():
+    """No reduction over devices is inside the loop over pieces."""
+    problem = Problem(MLPS)
+    step = make_step(problem.skeleton, problem.tx, problem.trainable, problem.ema, microbatch=8)
+    mesh = make_mesh()
+    shardings, rows = problem.shardings(mesh), batch_sharding(mesh)
+    state = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), jax.eval_shape(problem.new), shardings
+    )
+    batch = {
+        k: jax.ShapeDtypeStruct(v.shape, v.dtype, sharding=rows) for k, v in problem.batch(next(batches(1))).items()
+    }
+    with jax.set_mesh(mesh):
+        program = jax.jit(step, out_shardings=(shardings, replicated(mesh))).lower(state, batch).compile().as_text()
+    loops, main = program.split("\nENTRY ")
+    assert "while(" in main and "all-reduce(" in main
+    assert "all-reduce(" not in loops
 
 
 def test_what_a_task_keeps_goes_from_piece_to_piece():

@@ -16,15 +16,16 @@ class Task(nnx.Module):
     trainer can run the first in micro-batches without changing the second, which always sees the global batch.
     """
 
-    def forward(self, batch: Batch, rng: Key[Array, ""] | None) -> Any:
-        """Per-example outputs, a pytree of arrays [B, ...]; `rng` None means evaluation."""
+    def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> Any:
+        """Per-example outputs, a pytree of arrays [B, ...]. rng: a key for each example, so that what is drawn does not
+        depend on how a batch is cut or where its rows lie; None means evaluation."""
         raise NotImplementedError
 
     def objective(self, outputs: Any, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         """The loss over the global batch and named scalars for the log."""
         raise NotImplementedError
 
-    def loss(self, batch: Batch, rng: Key[Array, ""] | None) -> tuple[Float[Array, ""], Metrics]:
+    def loss(self, batch: Batch, rng: Key[Array, "b"] | None) -> tuple[Float[Array, ""], Metrics]:
         """`objective(forward(batch))`."""
         return self.objective(self.forward(batch, rng), batch)
 

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -14,6 +13,7 @@ from bigcl import registry
 from bigcl.losses import l2_normalize
 from bigcl.registry import ConfigError, Part
 from bigcl.tasks.task import Batch, Metrics, Task
+from bigcl.towers.layers import split_keys
 
 
 class TwoTower(Task):
@@ -91,13 +91,9 @@ class TwoTower(Task):
             raise ConfigError(f"task.losses[{i}].of: expected two inputs, got {list(of)}")
         return (of[0], of[1]), float(part.get("weight", 1.0))
 
-    def forward(self, batch: Batch, rng: Key[Array, ""] | None) -> dict[str, Float[Array, "b d"]]:
+    def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Float[Array, "b d"]]:
         present = [n for n in self.inputs if n in batch]
-        keys = (
-            dict.fromkeys(present)
-            if rng is None
-            else dict(zip(present, jax.random.split(rng, len(present)), strict=True))
-        )
+        keys = dict.fromkeys(present) if rng is None else dict(zip(present, split_keys(rng, len(present)), strict=True))
         return {
             name: l2_normalize(
                 self.towers[self.inputs[name]](batch[name], batch.get(f"{name}_mask"), keys[name]).embedding

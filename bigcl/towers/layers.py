@@ -149,9 +149,9 @@ class Block(nnx.Module):
         self.dropout = dropout
 
     def __call__(
-        self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None
+        self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n w"]:
-        keys = (None, None) if rng is None else jax.random.split(rng)
+        keys = (None, None) if rng is None else split_keys(rng, 2)
         x = x + drop(self.attention(self.norm1(x), mask=mask, rotation=rotation), self.dropout, keys[0])
         return x + drop(self.mlp(self.norm2(x)), self.dropout, keys[1])
 
@@ -185,10 +185,10 @@ class Stack(nnx.Module):
         self.blocks = stacked(rngs)
 
     def __call__(
-        self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, ""] | None = None
+        self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n w"]:
         graphdef, params = nnx.split(self.blocks)
-        keys = None if rng is None else jax.random.split(rng, self.depth)
+        keys = None if rng is None else split_keys(rng, self.depth)
 
         def layer(x, inputs):
             params, key = inputs
@@ -252,11 +252,17 @@ def resolve_sizes(
     return [width, depth, heads, 4 * width if hidden is None else hidden]
 
 
-def drop(x: Array, rate: float, key: Key[Array, ""] | None) -> Array:
-    """Dropout (inverted), the identity without a key."""
-    if key is None or rate == 0:
+def split_keys(keys: Key[Array, "b"], count: int) -> Key[Array, "{count} b"]:
+    """`count` keys from the key of each example."""
+    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys)
+
+
+def drop(x: Float[Array, "b ..."], rate: float, keys: Key[Array, "b"] | None) -> Float[Array, "b ..."]:
+    """Dropout (inverted), the identity without keys."""
+    if keys is None or rate == 0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), jnp.zeros_like(x))
+    kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
 def masked_mean(x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:

@@ -21,7 +21,7 @@ class MLP(nnx.Module):
         sizes = (inputs, *widths)
         self.layers = nnx.List(nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes))
 
-    def __call__(self, x: Float[Array, "b n"], mask=None, rng: Key[Array, ""] | None = None) -> Encoding:
+    def __call__(self, x: Float[Array, "b n"], mask=None, rng: Key[Array, "b"] | None = None) -> Encoding:
         del mask, rng
         x = x.astype(self.dtype)
         for i, layer in enumerate(self.layers):

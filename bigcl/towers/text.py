@@ -89,7 +89,7 @@ class TextTransformer(nnx.Module):
         )
 
     def __call__(
-        self, text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None, rng: Key[Array, ""] | None = None
+        self, text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None = None, rng: Key[Array, "b"] | None = None
     ) -> Encoding:
         """`mask`: which tokens are real; by default those that are not `pad_id`."""
         n = text.shape[1]

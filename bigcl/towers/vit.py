@@ -101,10 +101,13 @@ class ViT(nnx.Module):
         self.projection = nnx.Linear(width, embed_dim, use_bias=False, dtype=dtype, rngs=rngs) if embed_dim else None
 
     def __call__(
-        self, image: Shaped[Array, "b h w c"], mask: Bool[Array, "b n"] | None = None, rng: Key[Array, ""] | None = None
+        self,
+        image: Shaped[Array, "b h w c"],
+        mask: Bool[Array, "b n"] | None = None,
+        rng: Key[Array, "b"] | None = None,
     ) -> Encoding:
         """`mask`: which patches are real (all by default)."""
-        keep_rng, stack_rng = (None, None) if rng is None else jax.random.split(rng)
+        keep_rng, stack_rng = (None, None) if rng is None else layers.split_keys(rng, 2)
         x = self.embed(self.patchify(self.normalise(image)))
         x, prefix, rotation = self.place(x)
         if keep_rng is not None and self.patch_dropout:
@@ -165,15 +168,15 @@ def split_variant(variant: str | None, patch: int | None) -> tuple[str | None, i
 
 
 def drop_patches(
-    rng: Key[Array, ""],
+    rng: Key[Array, "b"],
     keep: float,
     x: Float[Array, "b n w"],
     mask: Bool[Array, "b n"] | None,
     rotation: Float[Array, "1 n 2 r"] | None,
 ) -> tuple[Array, Array | None, Array | None]:
     """Keeps a random subset of the patches, another for each image, the same number for all (FLIP, Li et al. 2023)."""
-    b, n, _ = x.shape
-    order = jnp.argsort(jax.random.uniform(rng, (b, n)), axis=1)[:, : max(1, round(n * keep))]
+    n = x.shape[1]
+    order = jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, n))(rng), axis=1)[:, : max(1, round(n * keep))]
     x = jnp.take_along_axis(x, order[:, :, None], axis=1)
     mask = None if mask is None else jnp.take_along_axis(mask, order, axis=1)
     return x, mask, None if rotation is None else rotation[0][order]

@@ -131,7 +131,7 @@ def test_each_tower_has_its_own_randomness():
     }
     task = build(towers={"a": text, "b": "a"})
     x = jnp.array([[1, 2, 3, 4]] * 4, jnp.int32)
-    out = nnx.jit(lambda task, rng: task.forward({"a": x, "b": x}, rng))(task, jax.random.key(0))
+    out = nnx.jit(lambda task, rng: task.forward({"a": x, "b": x}, rng))(task, jax.random.split(jax.random.key(0), 4))
     assert float(jnp.abs(out["a"] - out["b"]).max()) > 1e-2
     out = nnx.jit(lambda task: task.encode({"a": x, "b": x}))(task)
     np.testing.assert_allclose(out["a"], out["b"], atol=1e-6)

@@ -52,6 +52,11 @@ def build(part: Mapping[str, Any], dtype=jnp.float32) -> nnx.Module:
     return nnx.merge(graphdef, nnx.from_flat_state(values))
 
 
+def keys(seed: int, count: int = B) -> Any:
+    """A key for each example."""
+    return jax.random.split(jax.random.key(seed), count)
+
+
 def call(tower: nnx.Module, x: Any, mask: Any = None, rng: Any = None) -> Encoding:
     """The compiled tower."""
     return nnx.jit(lambda t, x, mask, rng: t(x, mask, rng))(tower, x, mask, rng)
@@ -191,7 +196,7 @@ def test_causal_text_does_not_see_what_follows():
 @pytest.mark.parametrize("name", ["vit-cls-rotary-registers", "vit-mean-registers-dropout", "text-map-dropout"])
 def test_remat_and_scan_change_nothing(name):
     part = PARTS[name]
-    x, rng = inputs(part), jax.random.key(3)  # with dropout, where there is any
+    x, rng = inputs(part), keys(3)  # with dropout, where there is any
     expected = loss_and_grads(build(part), x, rng=rng)
     for options in ({"remat": "nothing_saveable"}, {"remat": "dots_with_no_batch_dims_saveable", "scan": False}):
         close(loss_and_grads(build({**part, **options}), x, rng=rng), expected)
@@ -218,7 +223,7 @@ def test_remat_and_scan_do_something():
 def test_patch_dropout_keeps_its_share(rate, kept, positions):
     part = {**VIT, "image_size": 16, "pool": "mean", "positions": positions, "patch_dropout": rate}
     tower, x = build(part), np.random.default_rng(0).integers(0, 256, (B, 16, 16, 3), np.uint8)
-    out, again, other = (call(tower, x, None, jax.random.key(seed)) for seed in (1, 1, 2))
+    out, again, other = (call(tower, x, None, keys(seed)) for seed in (1, 1, 2))
     assert out.tokens.shape == (B, kept, 16)
     np.testing.assert_array_equal(out.embedding, again.embedding)
     whole = call(tower, x)
@@ -238,7 +243,7 @@ def test_patch_dropout_keeps_patches_with_their_mask_and_place():
     seen = set()
     run = nnx.jit(lambda t, x, mask, rng: t(x, mask, rng))
     for seed in range(12):
-        out = run(tower, x, mask, jax.random.key(seed))
+        out = run(tower, x, mask, keys(seed))
         for row in range(B):
             if out.mask[row, 0]:
                 near = [i for i in range(2) if np.allclose(out.embedding[row], alone[i][row], atol=1e-5)]
@@ -251,7 +256,7 @@ def test_dropout_depends_on_its_key_alone():
     part = PARTS["text-map-dropout"]
     tower, x = build(part), inputs(part)
     run = nnx.jit(lambda t, x, rng: t(x, None, rng).embedding)
-    one, again, other = (run(tower, x, jax.random.key(seed)) for seed in (1, 1, 2))
+    one, again, other = (run(tower, x, keys(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert float(jnp.abs(one - other).max()) > 1e-2
     assert float(jnp.abs(one - call(tower, x).embedding).max()) > 1e-2
