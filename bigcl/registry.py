@@ -62,6 +62,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "emoji": "bigcl.data.sources.emoji:Emoji",
         "arrayrecord": "bigcl.data.sources.arrayrecord:ArrayRecord",
         "tfds": "bigcl.data.sources.tfds:TFDS",
+        "webdataset": "bigcl.data.sources.webdataset:WebDataset",
         "arrays": "bigcl.data.sources.arrays:Arrays",
         "synthetic": "bigcl.data.sources.arrays:Synthetic",
     },

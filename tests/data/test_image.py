@@ -1,13 +1,17 @@
 """Transforms of pictures: any picture becomes uint8 [H, W, 3], and the random ones are functions of their generator."""
 
 import io
+import struct
+import warnings
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
+from bigcl.data.sources import BadRecord
 from bigcl.data.transforms.image import (
     CenterCrop,
     DecodeImage,
@@ -23,10 +27,27 @@ RNG = np.random.default_rng(0)
 PICTURE = RNG.integers(0, 256, (20, 30, 3), np.uint8)
 
 
-def encode(image, format="PNG"):
+def encode(image, format="PNG", **options):
     out = io.BytesIO()
-    image.save(out, format)
+    image.save(out, format, **options)
     return out.getvalue()
+
+
+ENCODED = {f: encode(Image.fromarray(PICTURE), f) for f in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")}
+
+
+def png(chunks):
+    """A PNG file of chunks (type, content)."""
+    parts = [struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def sixteen_bit_png(array):
+    """RGB of 16 bits a channel, which Pillow reads but does not write."""
+    height, width, _ = array.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return png([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
 
 
 def decode(value, **options):
@@ -100,8 +121,63 @@ class TestDecode:
             transform({"image": pngs[0]}, RNG)["image"] is transform({"image": bytes(bytearray(pngs[0]))}, RNG)["image"]
         )
 
-    def test_what_is_no_picture_is_an_error(self):
-        with pytest.raises(Image.UnidentifiedImageError):
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation(self, format, orientation):
+        """What Pillow's own function makes of the file, and not what lies in it."""
+        image, exif = Image.fromarray(np.kron(PICTURE[:2, :3], np.ones((16, 16, 1), np.uint8))), Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(image, format, exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        assert np.array_equal(decode(data), expected)
+        if orientation > 1:
+            assert expected.shape != (32, 48, 3) or not np.array_equal(expected, np.asarray(image))
+
+    def test_broken_exif_is_no_reason_to_lose_a_picture(self):
+        data = encode(Image.new("RGB", (8, 8), (9, 9, 9)), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff garbage")
+        assert decode(data).tolist() == [[[9, 9, 9]] * 8] * 8
+
+    @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+    def test_the_first_of_several_pictures(self, format):
+        frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "green")]
+        image = decode(encode(frames[0], format, save_all=True, append_images=frames[1:]))
+        assert image.shape == (16, 16, 3) and abs(image.astype(int) - [255, 0, 0]).max() < 6
+
+    def test_sixteen_bits_of_colour(self):
+        image = decode(sixteen_bit_png(np.array([[[0, 256, 65535], [65535, 32768, 511]]], np.uint16)))
+        assert image.tolist() == [[[0, 1, 255], [255, 128, 1]]]
+
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+    def test_a_picture_that_ends_early_is_bad(self, format):
+        data = encode(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), np.uint8)), format)
+        for share in (0.0, 0.1, 0.5, 0.9):
+            with pytest.raises(BadRecord, match="no picture can be made of it"):
+                decode(data[: int(len(data) * share)])
+
+    @pytest.mark.parametrize("side", [10_000, 20_000])  # above Pillow's limit, and above twice the limit
+    def test_a_decompression_bomb_is_bad(self, side):
+        chunks = [(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))]
+        chunks += [(b"IDAT", zlib.compress(bytes((side // 8 + 1) * side), 9)), (b"IEND", b"")]
+        data = png(chunks)
+        assert len(data) < 100_000
+        with pytest.raises(BadRecord, match="DecompressionBomb"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            decode(data)
+
+    @given(st.binary(max_size=60), st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.floats(0, 1))
+    @settings(max_examples=150, deadline=None)
+    def test_broken_bytes_are_bad_or_a_picture(self, noise, format, place):
+        data = bytearray(ENCODED[format])
+        at = int(place * len(data))
+        data[at : at + len(noise)] = noise
+        try:
+            image = decode(bytes(data))
+        except BadRecord:
+            return
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+
+    def test_what_is_no_picture_is_bad(self):
+        with pytest.raises(BadRecord, match="cannot identify"):
             decode(b"no picture")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from bigcl.data.sources import Example
+from bigcl.data.sources import BadRecord, Example
 
 Picture = UInt8[np.ndarray, "h w 3"]
 _FILTERS = {
@@ -20,10 +20,24 @@ _FILTERS = {
 Filter = Literal["bilinear", "bicubic", "lanczos"]
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # naming them keeps Pillow from trying all of its fifty
 WHITE = (255, 255, 255)
+_ORIENTATION = 0x0112  # the EXIF tag; its values, as what undoes them
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DecodeImage:
-    """Encoded bytes of any common format, or an array already decoded -> uint8 [H, W, 3]; transparent becomes white.
+    """Encoded bytes of any common format, or an array already decoded -> uint8 [H, W, 3].
+
+    Upright by its EXIF orientation, transparent parts white, 16 bits scaled to 8, the first picture of several. Raises
+    BadRecord for what is no picture, ends early, or has more pixels than Pillow thinks safe
+    (`PIL.Image.MAX_IMAGE_PIXELS`, 89 million).
 
     cache: the first so many different pictures are kept decoded in memory; for small data sets that are gone through
         many times.
@@ -40,16 +54,39 @@ class DecodeImage:
             return {**example, self.key: np.asarray(opaque(image))}
         picture = self.decoded.get(value)
         if picture is None:
-            picture = np.asarray(opaque(Image.open(io.BytesIO(value), formats=_FORMATS)))
+            picture = np.asarray(decode(io.BytesIO(value)))
             if len(self.decoded) < self.cache:
                 self.decoded[value] = picture
         return {**example, self.key: picture}
 
 
+def decode(file: io.BytesIO) -> Image.Image:
+    """An encoded picture as RGB, upright and over white. Raises BadRecord."""
+    try:
+        image = Image.open(file, formats=_FORMATS)
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        image.load()
+        turn, picture = orientation(image), opaque(image)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen kinds for broken bytes, and there is nothing else here
+        raise BadRecord(reason=f"no picture can be made of it: {type(error).__name__}: {error}") from error
+    return picture if turn is None else picture.transpose(turn)
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """What makes a picture upright. Broken EXIF data is taken for none: the pixels are fine."""
+    try:
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return None
+
+
 def opaque(image: Image.Image) -> Image.Image:
     """Any mode of Pillow -> RGB over white."""
     if image.mode.startswith("I;16") or image.mode == "I":  # Pillow would clip 16-bit grey instead of scaling it
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image).convert("RGB")

@@ -1,0 +1,26 @@
+"""Commands about data: `python -m bigcl.data COMMAND --help`.
+
+index     finds the samples in tar shards, so that they can be read at random
+"""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "index": "bigcl.data.index",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Runs one command; errors that a user can mend are one line, and one more for the place."""
+    if not argv or argv[0] not in COMMANDS:
+        print(__doc__)
+        sys.exit(0 if argv and argv[0] in ("-h", "--help") else 2)
+    try:
+        importlib.import_module(COMMANDS[argv[0]]).main(argv[1:])
+    except (ImportError, OSError, ValueError) as error:
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
