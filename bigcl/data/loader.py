@@ -124,7 +124,7 @@ class Assemble:
     def examples(self, indices: Sequence[int], positions: Sequence[int]) -> list[Example]:
         """Transformed examples, each with its own random numbers whichever process or thread makes it."""
         examples: list[Example] = []
-        rngs = [np.random.Generator(np.random.Philox(key=np.array([self.seed, p], np.uint64))) for p in positions]
+        rngs = [example_rng(self.seed, p) for p in positions]
         row, doing = 0, "the source"
         try:
             for row in range(len(indices)):
@@ -137,6 +137,11 @@ class Assemble:
             error.add_note(f"in {doing}, for example {indices[row]} of {source_name(self.source)}")
             raise
         return examples
+
+
+def example_rng(seed: int, position: int) -> np.random.Generator:
+    """The random numbers of the example at a position of the stream."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
 
 
 def stack(examples: Sequence[Mapping[str, Any]], name: str) -> Batch:

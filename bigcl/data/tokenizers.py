@@ -69,6 +69,10 @@ class TokenizersJSON:
         result[: len(ids)] = ids
         return result
 
+    def decode(self, ids: Int32[np.ndarray, " length"]) -> str:
+        """The text of ids, without marks and padding."""
+        return self.model.decode([i for i in ids.tolist() if i != self.pad_id], skip_special_tokens=True)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.model.encode_special_tokens = True  # the library's own state leaves it out

@@ -18,11 +18,9 @@ from bigcl.report.showcase import Showcase
 
 def render(run: Run, gallery: Gallery | None) -> str:
     """The page as HTML. A gallery of fewer than two pairs is nothing to search in and left out."""
-    jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters["percent"] = percent
     script = asset("script.js")
     showcase = Showcase.of(gallery) if gallery is not None and len(gallery) > 1 else None
-    return jinja.from_string(asset("template.html.j2")).render(
+    return template("template.html.j2").render(
         run=run,
         style=asset("style.css"),
         script=script,
@@ -38,6 +36,13 @@ def render(run: Run, gallery: Gallery | None) -> str:
         config=json.dumps(run.config, indent=2, ensure_ascii=False),
         version=__version__,
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this package: all that it is given is escaped."""
+    jinja = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters["percent"] = percent
+    return jinja.from_string(asset(name))
 
 
 def asset(name: str) -> Markup:

@@ -36,12 +36,13 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     return [float(i * step) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A thumbnail as the smaller of a palette PNG, best for drawings, and a JPEG, best for photographs."""
+def data_uri(picture: UInt8[np.ndarray, "h w 3"], side: int = THUMBNAIL) -> str:
+    """A picture of at most `side` pixels as the smaller of a palette PNG, best for drawings, and a JPEG, best for
+    photographs."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(picture))
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     png, jpeg = io.BytesIO(), io.BytesIO()
     image.quantize(64, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
     image.save(jpeg, "JPEG", quality=88, subsampling=0, optimize=True)

@@ -176,7 +176,7 @@ def drop_patches(
 ) -> tuple[Array, Array | None, Array | None]:
     """Keeps a random subset of the patches, another for each image, the same number for all (FLIP, Li et al. 2023)."""
     n = x.shape[1]
-    order = jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, n))(rng), axis=1)[:, : max(1, round(n * keep))]
+    order = jnp.argsort(jax.vmap(lambda key: jax.random.uniform(key, (n,)))(rng), axis=1)[:, : max(1, round(n * keep))]
     x = jnp.take_along_axis(x, order[:, :, None], axis=1)
     mask = None if mask is None else jnp.take_along_axis(mask, order, axis=1)
     return x, mask, None if rotation is None else rotation[0][order]

@@ -33,6 +33,20 @@ def test_round_trip(tmp_path, per_shard, shards):
     assert read(ArrayRecord(str(tmp_path))) == EXAMPLES
 
 
+def test_arrays(tmp_path):
+    arrays = {
+        "x": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "n": np.int64(5),
+        "nested": {"flags": np.array([True])},
+    }
+    write_arrayrecord([arrays], tmp_path)
+    found = ArrayRecord(str(tmp_path))[0]
+    assert found["x"].dtype == np.float32 and np.array_equal(found["x"], arrays["x"])
+    assert found["n"] == 5 and found["n"].dtype == np.int64 and found["nested"]["flags"].tolist() == [True]
+    with pytest.raises(ValueError, match="cannot hold object"):
+        write_arrayrecord([{"x": object()}], tmp_path / "b")
+
+
 def test_paths_may_be_files_globs_and_folders(tmp_path):
     write_arrayrecord(EXAMPLES[:5], tmp_path / "a", per_shard=2)
     write_arrayrecord(EXAMPLES[5:9], tmp_path / "b", per_shard=2)
@@ -49,7 +63,7 @@ def test_threads_and_pickles_read_the_same(tmp_path):
 
 
 def test_nothing_there_is_an_error_that_names_the_pattern(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere/\*\.array_record: no ArrayRecord files"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/\*\.array_record: no \*\.array_record\* files here"):
         ArrayRecord("nowhere/*.array_record")
     with pytest.raises(FileNotFoundError, match="write_arrayrecord"):
         ArrayRecord(str(tmp_path))

@@ -38,6 +38,26 @@ def test_choose_among_what_is_there():
         choose({"names": ["cat"]}, np.random.default_rng(0))
 
 
+def test_choose_among_several_keys_or_by_place():
+    choose = ChooseText(["alt", "recaption", "none"], weights={"alt": 1, "*": 3})
+    counts = draws(choose, {"alt": "a", "recaption": "b", "none": None})
+    assert set(counts) == {"a", "b"} and abs(counts["a"] - 1200) < 120  # 1 of 1 + 3 / 2
+    counts = draws(ChooseText("texts", "out", [3, 1]), {"texts": ["a", "b", "c"]})
+    assert set(counts) == {"a", "b"} and abs(counts["a"] - 2250) < 120
+    assert set(draws(ChooseText("texts", "out", [0, 1, 5]), {"texts": ["a", "b"]}, 50)) == {"b"}
+
+
+def test_choose_by_weights_of_the_example():
+    choose = ChooseText("texts", "out", "scores")
+    assert set(draws(choose, {"texts": ["a", "b"], "scores": np.array([0.0, 2.0])}, 20)) == {"b"}
+    counts = draws(choose, {"texts": NAMES, "scores": {"de": 3, "fr": 1}})
+    assert abs(counts["Katze"] - 2250) < 120 and "cat" not in counts
+    with pytest.raises(ValueError, match="'scores': 3 weights for 2 texts at 'texts'"):
+        choose({"texts": ["a", "b"], "scores": [1, 2, 3]}, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="all of 2 texts have weight 0"):
+        choose({"texts": ["a", "b"], "scores": [0, 0]}, np.random.default_rng(0))
+
+
 def test_choose_leaves_the_choices():
     example = {"names": NAMES, "id": 1}
     result = ChooseText("names", "text", {"en": 1.0})(example, np.random.default_rng(0))

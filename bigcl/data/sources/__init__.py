@@ -6,15 +6,19 @@ A source is any object with
     source[i] -> dict[str, Any]     an example: numpy arrays, numbers, bytes, str, and lists or dicts of these
 
 that can be read from several threads and pickled (worker processes open it again). A `name` attribute, if there is one,
-says in errors and cache keys which data it is. Constructors prepare what is missing and open; no source holds a
-position.
+says in errors and cache keys which data it is, and `identity`, plain data, in which state they are. Constructors
+prepare what is missing and open; no source holds a position.
 
 `source[i]` raises `BadRecord` for an example that is there but cannot be used, now or later; any other error is one of
 the machine, the network or the program. A source that learns already when it opens that some of its data cannot be read
 lists it in an attribute `faults` (a sequence of BadRecord), and counts without it.
+
+A source that can read a few fields of many examples without the pictures also has
+
+    source.metadata(names, start, stop) -> {name: values}      None where an example lacks the field or cannot be read
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 Example = dict[str, Any]
@@ -59,3 +63,39 @@ class BadRecord(ValueError):
 def source_name(source: Source) -> str:
     """What to call a source in a message."""
     return getattr(source, "name", type(source).__name__)
+
+
+def source_identity(source: Source) -> Any:
+    """Plain data that changes with the content of a source, as far as the source can tell."""
+    return [source_name(source), len(source), getattr(source, "identity", None)]
+
+
+def metadata(source: Source, names: Iterable[str], start: int, stop: int) -> Mapping[str, Sequence[Any]]:
+    """Fields of examples start to stop - 1, by name; dots reach into nested dicts. None where an example cannot be
+    read.
+
+    Raises ValueError, naming a field that the data lack, if the source can tell.
+    """
+    if hasattr(source, "metadata"):
+        return source.metadata(list(names), start, stop)
+    return pick_fields((readable(source.__getitem__, index) for index in range(start, stop)), names)
+
+
+def readable(read: Callable[[int], Mapping[str, Any]], index: int) -> Mapping[str, Any]:
+    """An example, or nothing if it is a bad record."""
+    try:
+        return read(index)
+    except BadRecord:
+        return {}
+
+
+def pick_fields(examples: Iterable[Mapping[str, Any]], names: Iterable[str]) -> Mapping[str, Sequence[Any]]:
+    """Columns of examples; None where one lacks the field."""
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for example in examples:
+        for name, values in columns.items():
+            value: Any = example
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            values.append(value)
+    return columns

@@ -1,10 +1,9 @@
 """ArrayRecord files: random access at the speed of the disk, for data of any size."""
 
-import glob
 import importlib
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgpack
@@ -12,9 +11,11 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from bigcl.data.records import find_files, fingerprint, joined
 from bigcl.data.sources import Example
 
 SUFFIX = ".array_record"
+_ARRAY = 1  # code of arrays among the extensions of msgpack
 
 
 class ArrayRecord:
@@ -27,10 +28,10 @@ class ArrayRecord:
     """
 
     def __init__(self, paths: str | Sequence[str], format: Literal["msgpack", "tf_example"] = "msgpack"):
-        patterns = [paths] if isinstance(paths, str) else list(paths)
-        self.name = f"arrayrecord {' '.join(patterns)}"
-        self.records = ArrayRecordDataSource([file for pattern in patterns for file in find_files(pattern)])
-        self.decode: Callable[[bytes], Example] = {"msgpack": msgpack.unpackb, "tf_example": parse_tf_example}[format]
+        files = find_files(paths, f"*{SUFFIX}*", "bigcl.data.sources.arrayrecord.write_arrayrecord makes them")
+        self.name, self.identity = f"arrayrecord {joined(paths)}", fingerprint(files)
+        self.records = ArrayRecordDataSource([file.path for file in files])
+        self.decode: Callable[[bytes], Example] = {"msgpack": unpack, "tf_example": parse_tf_example}[format]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -39,21 +40,10 @@ class ArrayRecord:
         return self.decode(self.records[index])
 
 
-def find_files(pattern: str) -> list[str]:
-    """Files of a folder or glob, sorted. Raises FileNotFoundError if there are none."""
-    path = pathlib.Path(pattern).expanduser()
-    files = sorted(glob.glob(str(path / f"*{SUFFIX}*") if path.is_dir() else str(path)))
-    if not files:
-        raise FileNotFoundError(
-            f"{pattern}: no ArrayRecord files here; bigcl.data.sources.arrayrecord.write_arrayrecord makes them"
-        )
-    return files
-
-
 def write_arrayrecord(examples: Iterable[Example], folder: str | pathlib.Path, per_shard: int = 10_000) -> int:
     """Writes examples in their order as msgpack maps into `folder/00000.array_record` and so on; returns how many.
 
-    Values: bytes, str, int, float, bool, None, and lists and dicts of these.
+    Values: bytes, str, int, float, bool, None, arrays, and lists and dicts of these.
     per_shard: examples in each file, but the last, which has what is left.
     """
     folder = pathlib.Path(folder)
@@ -65,19 +55,51 @@ def write_arrayrecord(examples: Iterable[Example], folder: str | pathlib.Path, p
             return count
         writer = ArrayRecordWriter(str(folder / f"{shard:05d}{SUFFIX}"), "group_size:1")
         for example in part:
-            writer.write(msgpack.packb(example))
+            writer.write(pack(example))
         writer.close()
         count += len(part)
     raise AssertionError("not reached")
 
 
+def pack(example: Mapping[str, Any]) -> bytes:
+    """An example as a record. Raises ValueError for a value that no record can hold."""
+
+    def special(value: Any) -> Any:
+        if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+            content = [value.dtype.str, value.shape, value.tobytes()]
+            return msgpack.ExtType(_ARRAY, msgpack.packb(content))
+        raise ValueError(f"an ArrayRecord file cannot hold {type(value).__name__} {value!r}")
+
+    return msgpack.packb(example, default=special)
+
+
+def unpack(record: bytes) -> Example:
+    """The example of a record."""
+    return msgpack.unpackb(record, ext_hook=special_value)
+
+
+def special_value(code: int, data: bytes) -> Any:
+    """The array that `pack` put into an extension of msgpack; a number if it has no dimension."""
+    if code != _ARRAY:
+        raise ValueError(f"a record with an unknown extension, {code}")
+    dtype, shape, content = msgpack.unpackb(data)
+    return np.frombuffer(content, dtype).reshape(shape)[()]
+
+
 def parse_tf_example(record: bytes) -> Example:
-    """A serialized `tf.train.Example`, by the proto classes of tensorflow_datasets; no TensorFlow needed."""
+    """A serialized `tf.train.Example`, by the proto classes of tensorflow_datasets; no TensorFlow needed.
+
+    Raises ValueError for other bytes.
+    """
     try:
         proto = importlib.import_module("tensorflow_datasets.proto.tf_example_generated_pb2")
     except ImportError as error:
         raise ImportError("format 'tf_example' needs tensorflow_datasets: pip install tensorflow-datasets") from error
-    return {k: feature_value(f) for k, f in proto.Example.FromString(record).features.feature.items()}
+    try:
+        features = proto.Example.FromString(record).features.feature
+    except importlib.import_module("google.protobuf.message").DecodeError as error:
+        raise ValueError(f"no tf.train.Example: {error}") from error
+    return {k: feature_value(f) for k, f in features.items()}
 
 
 def feature_value(feature: Any) -> Any:

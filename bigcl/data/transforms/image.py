@@ -18,7 +18,7 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 Filter = Literal["bilinear", "bicubic", "lanczos"]
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # naming them keeps Pillow from trying all of its fifty
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # naming them keeps Pillow from trying all of its fifty
 WHITE = (255, 255, 255)
 _ORIENTATION = 0x0112  # the EXIF tag; its values, as what undoes them
 _UPRIGHT = {
@@ -63,7 +63,7 @@ class DecodeImage:
 def decode(file: io.BytesIO) -> Image.Image:
     """An encoded picture as RGB, upright and over white. Raises BadRecord."""
     try:
-        image = Image.open(file, formats=_FORMATS)
+        image = Image.open(file, formats=FORMATS)
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         image.load()

@@ -1,7 +1,7 @@
 """Transforms of text."""
 
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +13,50 @@ OTHERS = "*"
 
 
 class ChooseText:
-    """Picks one of several texts.
+    """Picks one of several texts; those that are None do not count.
 
-    key: a dict of texts by name, or a list of texts.
-    weights: how often each name of the dict is picked, in proportion; the weight of "*" is shared by all names that are
-        not listed. Names that the example lacks are left out. None: every text equally often.
+    key: a dict of texts by name, or a list of texts, or several keys, each of one text.
+    weights: how often each is picked, in proportion. By name; the weight of "*" is shared by all names that are not
+        listed, and names that the example lacks are left out. For a list, numbers in its order, where texts beyond them
+        are never picked. Or the key at which each example has its own weights, one for each text. None: every text
+        equally often.
     """
 
-    def __init__(self, key: str = "text", out: str = "text", weights: Mapping[str, float] | None = None):
+    def __init__(
+        self,
+        key: str | Sequence[str] = "text",
+        out: str = "text",
+        weights: Mapping[str, float] | Sequence[float] | str | None = None,
+    ):
         self.key, self.out, self.weights = key, out, weights
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        choices = example[self.key]
-        if self.weights is None:
-            texts = list(choices.values()) if isinstance(choices, Mapping) else choices
-            return {**example, self.out: texts[int(rng.random() * len(texts))]}
-        draw = rng.random() * sum(weights := self.weigh(choices))
-        for text, weight in zip(choices.values(), weights, strict=True):
+        choices = example[self.key] if isinstance(self.key, str) else {key: example[key] for key in self.key}
+        weights = self.weigh(choices, example)
+        texts = list(choices.values()) if isinstance(choices, Mapping) else list(choices)
+        weighted = [(t, w) for t, w in zip(texts, weights, strict=True) if t is not None]
+        draw = rng.random() * sum(w for _, w in weighted)
+        for text, weight in weighted:
             draw -= weight
             if draw < 0:
                 return {**example, self.out: text}
-        raise ValueError(f"{self.key!r}: all of {list(choices)} have weight 0")
+        names = list(choices) if isinstance(choices, Mapping) else f"{len(choices)} texts"
+        raise ValueError(f"{self.key!r}: all of {names} have weight 0")
 
-    def weigh(self, choices: Any) -> list[float]:
+    def weigh(self, choices: Any, example: Example) -> Sequence[float]:
         """One weight for each text of the example."""
-        if not isinstance(choices, Mapping):
-            raise TypeError(f"{self.key!r}: weights go by name, and this is a {type(choices).__name__}")
-        listed: Mapping[str, float] = self.weights or {}
-        others = sum(name not in listed for name in choices)
-        shared = listed.get(OTHERS, 0.0) / max(1, others)
-        return [listed.get(name, shared) for name in choices]
+        weights = example[self.weights] if isinstance(self.weights, str) else self.weights
+        if weights is None:
+            return [1.0] * len(choices)
+        if isinstance(weights, Mapping):
+            if not isinstance(choices, Mapping):
+                raise TypeError(f"{self.key!r}: weights go by name, and this is a {type(choices).__name__}")
+            others = sum(name not in weights for name in choices)
+            shared = weights.get(OTHERS, 0.0) / max(1, others)
+            return [weights.get(name, shared) for name in choices]
+        if isinstance(self.weights, str) and len(weights) != len(choices):
+            raise ValueError(f"{self.weights!r}: {len(weights)} weights for {len(choices)} texts at {self.key!r}")
+        return [*weights, *[0.0] * len(choices)][: len(choices)]
 
 
 class FormatText:

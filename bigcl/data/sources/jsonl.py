@@ -1,0 +1,80 @@
+"""JSON lines: one object a line, often the captions of pictures that lie beside it as files."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from bigcl.data.records import File, NamedFiles, Records, find_files, joined
+from bigcl.data.sources import Example, pick_fields, readable
+
+_BLANK = b" \t\r\n"
+
+
+class JSONL:
+    """The objects of JSON-lines files, in the order of the sorted file names; blank lines do not count.
+
+    paths: a folder (its *.jsonl), a glob, or a list of files, folders and globs.
+    files, root: fields that name files, whose contents become fields; see `NamedFiles`.
+    """
+
+    def __init__(self, paths: str | Sequence[str], files: Mapping[str, str] = {}, root: str | None = None):
+        self.name = f"jsonl {joined(paths)}"
+        self.records = Records(self.name, find_files(paths, "*.jsonl"), {"kind": "jsonl"}, line_bounds)
+        self.identity = self.records.identity
+        self.named = NamedFiles(files, root)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.parse(index)
+        try:
+            return self.named.add(example, self.records.locate(index)[0].path)
+        except (OSError, ValueError) as error:
+            raise self.records.bad(index, str(error)) from error
+
+    def parse(self, index: int) -> Example:
+        """The object of a line. Raises BadRecord."""
+        text = self.records.text(index)
+        try:
+            value = _DECODER.decode(text)
+            if "\\u" in text:  # half of a surrogate pair is a str that no tokenizer takes
+                json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise self.records.bad(index, f"not JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise self.records.bad(index, f"not a JSON object, but {type(value).__name__}")
+        return value
+
+    def metadata(self, names: Sequence[str], start: int, stop: int) -> Mapping[str, Sequence[Any]]:
+        """Fields of the lines themselves; no other file is read."""
+        return pick_fields((readable(self.parse, index) for index in range(start, stop)), names)
+
+
+def refuse(constant: str) -> None:
+    """NaN and Infinity are no JSON."""
+    raise ValueError(f"{constant} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_constant=refuse)
+
+
+def line_bounds(file: File) -> Int64[np.ndarray, " n"]:
+    """Where the lines start that are not blank, and where the last one ends.
+
+    The range of a line goes on over blank lines after it, which to JSON are white space.
+    """
+
+    def bounds() -> Iterator[int]:
+        offset = 0
+        with open(file.path, "rb") as stream:
+            for line in stream:
+                if line.strip(_BLANK):
+                    yield offset
+                offset += len(line)
+        yield offset
+
+    return np.fromiter(bounds(), np.int64)
