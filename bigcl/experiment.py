@@ -24,7 +24,7 @@ from bigcl.data.sources import source_name
 from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
 from bigcl.optim import make_optimizer
 from bigcl.registry import ConfigError, Part
-from bigcl.state import Arrays, Skeleton, TrainState, init_state, make_step
+from bigcl.state import Arrays, Skeleton, TrainState, example_keys, init_state, make_step
 from bigcl.tasks.task import Batch, Task
 from bigcl.towers.layers import Stack
 
@@ -43,6 +43,7 @@ class TrainOptions:
     microbatch: rows of the global batch that are encoded at a time, for memory; loss and gradient are still those of
         the whole batch. None: all at once.
     log_every: steps between rows of `metrics.jsonl`.
+    profile: steps that are traced soon after the start, into the workdir's `profile/`.
     max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.
     """
 
@@ -52,6 +53,7 @@ class TrainOptions:
     ema: float | None = None
     microbatch: int | None = None
     log_every: int = 10
+    profile: int = 3
     max_skipped: int = 10
 
     def __post_init__(self) -> None:
@@ -254,7 +256,7 @@ class Experiment:
             for _, module in nnx.iter_modules(task):
                 if isinstance(module, Stack):
                     module.remat = "none"
-            return task.loss(batch, jax.random.key(0))[0]
+            return task.loss(batch, example_keys(jax.random.key(0), batch))[0]
 
         return flops.count(jax.make_jaxpr(jax.grad(loss))(trained, state.params, state.extra, batch).jaxpr)
 

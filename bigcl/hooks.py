@@ -1,6 +1,7 @@
 """What happens beside the training steps, each with its own `every`."""
 
 import contextlib
+import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,12 @@ from bigcl.flops import peak_tflops
 from bigcl.log import Log
 from bigcl.state import TrainState
 from bigcl.tasks.task import Metrics
+
+WARM_UP = 5
+"""Steps that a trace leaves out: the first ones wait for input and fill caches."""
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+"""JAX's name of the event."""
 
 
 class Diverged(RuntimeError):
@@ -97,6 +104,59 @@ class Evaluate(Hook):
         return row.get("step") == step and any(k.startswith(f"eval/{self.name}/") for k in row)
 
 
+class Profile(Hook):
+    """A trace of a few steps soon after the start, in the workdir's `profile/`, for TensorBoard or Perfetto."""
+
+    every = 1
+
+    def __init__(self, experiment: Experiment, folder: pathlib.Path, meter: "Meter"):
+        self.folder, self.meter, self.length, self.last = (
+            folder,
+            meter,
+            experiment.train.profile,
+            experiment.train.steps,
+        )
+        self.steps = 0
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        if jax.process_index():
+            return
+        self.steps += 1
+        first, end = WARM_UP, WARM_UP + self.length
+        if self.steps == first < end and step < self.last:
+            with self.meter.paused(state):
+                options = jax.profiler.ProfileOptions()
+                options.python_tracer_level = 0
+                jax.profiler.start_trace(self.folder, profiler_options=options)
+        elif first < self.steps <= end and (self.steps == end or step == self.last):
+            with self.meter.paused(state):
+                jax.profiler.stop_trace()
+
+
+class CompilationAlarm(Hook):
+    """Says so when XLA compiles anything between the steps of a warm run, evaluations and checkpoints aside: it is what
+    makes a run slow for no visible reason. (The step itself is never compiled again: another shape is an error.)"""
+
+    def __init__(self, experiment: Experiment, log: Log, meter: "Meter"):
+        self.log_to, self.meter, self.every = log, meter, experiment.train.log_every
+        self.programs: list[str] = []
+        self.since: int | None = None
+        jax.monitoring.register_event_duration_secs_listener(self.note)
+
+    def note(self, event: str, duration_secs: float, **details: Any) -> None:
+        """Called by JAX."""
+        if event == COMPILED and not self.meter.is_paused:
+            self.programs.append(str(details.get("fun_name", "a program")))
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        programs, self.programs, since, self.since = self.programs, [], self.since, step
+        if since is not None and programs:
+            self.log_to.say(
+                f"warning: compiled between steps {since} and {step}: {', '.join(sorted(set(programs))[:3])}; "
+                "nothing should be once the run is warm"
+            )
+
+
 class Meter:
     """Speed of a run between two rows of its log, without what runs inside `paused`."""
 
@@ -104,13 +164,15 @@ class Meter:
         self.experiment, self.feed = experiment, feed
         self.flops, self.peak = experiment.flops_per_step(), peak_tflops()
         self.mark, self.step, self.waited, self.pause = time.perf_counter(), start, 0.0, 0.0
+        self.is_paused = False
 
     @contextlib.contextmanager
     def paused(self, state: TrainState) -> Iterator[None]:
         """Takes the time spent inside off the meter, once the steps that led to `state` are done."""
         jax.block_until_ready(state)
-        start = time.perf_counter()
+        start, self.is_paused = time.perf_counter(), True
         yield
+        self.is_paused = False
         self.pause += time.perf_counter() - start
 
     def row(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(next(iter(batch.values())))))
+        keys = example_keys(rng, batch)
         trained = {k: v for k, v in state.params.items() if k in trainable}
         frozen = {k: v for k, v in state.params.items() if k not in trainable}
 
@@ -140,6 +140,11 @@ def make_step(
         return state, {"loss": value, "grad_norm": grad_norm, **metrics, **counts}
 
     return step
+
+
+def example_keys(rng: Key[Array, ""], batch: Batch) -> Key[Array, "b"]:
+    """A key for each example of a batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(next(iter(batch.values())))))
 
 
 def forward_in_pieces(

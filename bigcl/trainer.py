@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.feed import Feed
 from bigcl.experiment import Experiment
-from bigcl.hooks import Diverged, Evaluate, Hook, Meter, Save, StopWhenDiverged, WriteMetrics
+from bigcl.hooks import CompilationAlarm, Diverged, Evaluate, Hook, Meter, Profile, Save, StopWhenDiverged, WriteMetrics
 from bigcl.host import agreed
 from bigcl.log import Log, read_rows
 from bigcl.mesh import batch_sharding
@@ -105,8 +105,10 @@ class Trainer:
         the state is safe before evaluators, which may fail, look at it."""
         return [
             WriteMetrics(self.experiment, log, meter),
+            CompilationAlarm(self.experiment, log, meter),
             StopWhenDiverged(self.experiment),
             Save(self.experiment, self.checkpoints, meter),
+            Profile(self.experiment, self.workdir / "profile", meter),
             *(Evaluate(self.experiment, self.checkpoints, log, meter, name) for name in self.experiment.evaluators),
         ]
 

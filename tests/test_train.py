@@ -77,6 +77,7 @@ def test_leaves_everything_in_the_workdir(whole):
     assert {"config.json", "metrics.jsonl", "tensorboard", "checkpoints", "tokenizer.json", "report.html"} <= {
         p.name for p in workdir.iterdir()
     }
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
     assert output.strip().splitlines()[-1] == f"report: {workdir / 'report.html'}"
     assert "CC BY-SA 4.0" in (workdir / "report.html").read_text()
     rows = read_rows(workdir / "metrics.jsonl")
