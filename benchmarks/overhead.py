@@ -2,8 +2,9 @@
 [--steps 200]`.
 
 The bare step is the same compiled program called on the same batch in a plain Python loop; the trainer adds the input
-pipeline, transfers, hooks and logging. Both run alternately in one process, and the medians are compared. One JSON line
-to standard output.
+pipeline, transfers, hooks and logging. Both run alternately in one process, and the medians are compared. Then the
+command is started twice, with an empty compilation cache and with what that leaves: seconds from the start of the
+process to the first row of its log. One JSON line to standard output.
 """
 
 from bigcl import host
@@ -13,9 +14,12 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import os
 import pathlib
 import runpy
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -27,6 +31,27 @@ from bigcl.experiment import Experiment
 from bigcl.hooks import Meter, WriteMetrics
 from bigcl.log import Log
 from bigcl.mesh import batch_sharding
+
+
+def seconds_to_first_step(config: str, cache: str) -> float:
+    """From the start of `bigcl.train` to the row of its first step; the data are prepared already."""
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, "-m", "bigcl.train", "--config", config, "--workdir", workdir]
+        start, rows = time.perf_counter(), pathlib.Path(workdir) / "metrics.jsonl"
+        process = subprocess.Popen(
+            [*command, "--config.train.log_every=1"],
+            env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while not (rows.exists() and rows.stat().st_size):
+            if process.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode} before its first step")
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        process.kill()
+        process.wait()
+        return seconds
 
 
 def main() -> None:
@@ -71,6 +96,9 @@ def main() -> None:
             jax.block_until_ready(state)
             loop.append((time.perf_counter() - start) / args.steps)
     feed.close()
+    with tempfile.TemporaryDirectory() as cache:
+        config = args.config if args.argument is None else f"{args.config}:{args.argument}"
+        cold, warm = (seconds_to_first_step(config, cache) for _ in range(2))
     result = {
         "benchmark": "overhead",
         "config": args.config,
@@ -81,6 +109,8 @@ def main() -> None:
         "dispatch_share": statistics.median(dispatch) / statistics.median(bare),
         "loop_ms": 1e3 * statistics.median(loop),
         "overhead": statistics.median(b / a for a, b in zip(bare, loop, strict=True)) - 1,
+        "first_step_cold_seconds": cold,
+        "first_step_warm_seconds": warm,
         "input_wait_fraction": feed.waited / sum(loop) / args.steps,
     }
     print(json.dumps(result))
