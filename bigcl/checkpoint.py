@@ -1,20 +1,30 @@
 """Checkpoints: written by Orbax while training goes on, restored strictly."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from bigcl import rules
+from bigcl.host import everywhere
 from bigcl.state import Arrays, TrainState
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint that is not there, or does not fit; the message lists every difference."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint that cannot be read, or that does not hold what was saved."""
 
 
 class BestScore:
@@ -76,20 +86,68 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Starts writing and returns when the arrays are copied; the state may then be overwritten."""
+        """Starts writing and returns when the arrays are copied; the state may then be overwritten.
+
+        Raises CheckpointError if this save cannot begin, or the one before it has failed.
+        """
         if step != self.latest():
-            self.manager.save(step, args=ocp.args.StandardSave(rules.flatten(state)))
+            arrays = rules.flatten(state)
+            sums = {k: int(v) for k, v in jax.device_get(checksums(arrays)).items()}
+            with writing():
+                self.manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata={"checksums": sums})
 
     def restore(self, state: TrainState, step: int | None = None) -> TrainState:
         """The saved state in the layout of `state`, whose leaves say shape, dtype and placement.
 
-        Raises CheckpointError if there is none, or if any array is missing, left over, or of another shape.
+        Raises CheckpointError if there is none, or if any array is missing, left over, or of another shape;
+        DamagedCheckpoint if it cannot be read or any bit of it is not as it was.
         """
         wanted = rules.flatten(state)
         step = self.available(step)
-        self.compare(wanted, step, where=f"checkpoint {self.manager.directory}/{step}")
-        values = self.manager.restore(step, args=ocp.args.StandardRestore(abstract(wanted)))
+        with self.reading(step):
+            self.compare(wanted, step, where=f"checkpoint {self.manager.directory}/{step}")
+            values = self.manager.restore(step, args=ocp.args.StandardRestore(abstract(wanted)))
+            self.verify(values, step)
         return jax.tree.unflatten(jax.tree.structure(state), [values[k] for k in wanted])
+
+    def restore_newest(self, state: TrainState) -> TrainState:
+        """The newest checkpoint that is whole. Damaged ones are moved to the folder `damaged` beside this one, and said
+        to be."""
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                return self.restore(state, step)
+            except DamagedCheckpoint as error:
+                aside = self.manager.directory.parent / "damaged" / str(step)
+                print(f"warning: {error}\n  It is now {aside}; the one before it is used.", file=sys.stderr, flush=True)
+                if jax.process_index() == 0:
+                    aside.parent.mkdir(exist_ok=True)
+                    (self.manager.directory / str(step)).rename(aside)
+                multihost_utils.sync_global_devices("set aside")
+                self.manager.reload()
+        raise CheckpointError(f"no checkpoint in {self.manager.directory} is whole; to start anew, remove that folder")
+
+    @contextlib.contextmanager
+    def reading(self, step: int) -> Iterator[None]:
+        """Errors of Orbax and TensorStore, which come in all kinds, as DamagedCheckpoint; on all processes if on
+        one."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        if isinstance(failure, CheckpointError) and not isinstance(failure, DamagedCheckpoint):
+            raise failure
+        if everywhere(failure is None):
+            return
+        told = "another process could not read it" if failure is None else f"{type(failure).__name__}: {failure}"
+        raise DamagedCheckpoint(f"checkpoint {self.manager.directory}/{step} is damaged ({told})") from failure
+
+    def verify(self, values: Mapping[str, jax.Array], step: int) -> None:
+        """Raises DamagedCheckpoint if an array is not what was saved."""
+        saved = self.manager.metadata(step).custom_metadata["checksums"]
+        found = jax.device_get(checksums(dict(values)))
+        if changed := [k for k, v in found.items() if int(v) != saved[k]]:
+            raise DamagedCheckpoint(f"{len(changed)} arrays differ from what was saved, {changed[0]} first")
 
     def restore_params(self, params: Arrays, only: Sequence[str] = (".*",), step: int | None = None) -> Arrays:
         """`params` with those that match one of the patterns `only` taken from this checkpoint; every match must be
@@ -103,7 +161,9 @@ class Checkpoints:
             restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(chosen)),
             partial_restore=True,
         )
-        values = ocp.PyTreeCheckpointer().restore(self.manager.directory / str(step) / "default", restore)
+        with self.reading(step):
+            values = ocp.PyTreeCheckpointer().restore(self.manager.directory / str(step) / "default", restore)
+            self.verify(values, step)
         return {**params, **{k.removeprefix("params/"): v for k, v in values.items()}}
 
     def available(self, step: int | None) -> int:
@@ -130,8 +190,35 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written; raises if a save failed."""
-        self.manager.wait_until_finished()
+        with writing():
+            self.manager.wait_until_finished()
         self.manager.close()
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Errors of a save as CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(f"a checkpoint could not be written ({type(error).__name__}: {error})") from error
+
+
+@jax.jit
+def checksums(arrays: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
+    """A number for each array that changes with any single bit, and most likely with any other change: the sum, modulo
+    2^32, of its words times odd weights of their places. It is the same however the array is sharded."""
+
+    def checksum(x: Array) -> UInt32[Array, ""]:
+        bits = min(8 * x.dtype.itemsize, 32)
+        words = x.astype(jnp.uint8) if x.dtype == bool else jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{bits}"))
+        place = jnp.zeros(words.shape, jnp.uint32)
+        for axis, size in enumerate(words.shape):
+            place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        weight = (place * jnp.uint32(2654435761)) | jnp.uint32(1)  # Knuth's multiplier: neighbours get far weights
+        return (words.astype(jnp.uint32) * weight).sum(dtype=jnp.uint32)
+
+    return {k: checksum(v) for k, v in arrays.items()}
 
 
 def abstract(arrays: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -27,6 +27,7 @@ from bigcl.registry import ConfigError, Part
 from bigcl.state import Arrays, Skeleton, TrainState, example_keys, init_state, make_step
 from bigcl.tasks.task import Batch, Task
 from bigcl.towers.layers import Stack
+from bigcl.watchdog import Deadlines
 
 Encode = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -111,8 +112,10 @@ class Experiment:
         mesh: Annotated[Part, make_mesh] = {},  # noqa: B006, read only
         evals: Mapping[str, Annotated[Part, "evaluator"]] = {},
         checkpoint: Annotated[Part, CheckpointOptions] = {},  # noqa: B006, read only
+        deadlines: Annotated[Part, Deadlines] = {},  # noqa: B006, read only
     ):
         self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
+        self.deadlines = Deadlines(**deadlines)
         self.mesh = make_mesh(**mesh)
         shards = self.mesh.devices.size // self.mesh.shape["tensor"]
         for key, rows in (("batch", self.train.batch), ("microbatch", self.train.microbatch or self.train.batch)):
@@ -159,7 +162,8 @@ class Experiment:
         """
         registry.check_call(Experiment, config, "config")
         resolved = plain(registry.resolve(Experiment, config))
-        TrainOptions(**resolved["train"]), CheckpointOptions(**resolved["checkpoint"])
+        for section, options in (("train", TrainOptions), ("checkpoint", CheckpointOptions), ("deadlines", Deadlines)):
+            options(**resolved[section])
         check_patterns(resolved)
         return resolved
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from bigcl.checkpoint import Checkpoints
+from bigcl.checkpoint import CheckpointError, Checkpoints
 from bigcl.data.feed import Feed
 from bigcl.data.order import batch_hash
 from bigcl.experiment import Experiment
@@ -16,6 +16,7 @@ from bigcl.flops import peak_tflops
 from bigcl.log import Log
 from bigcl.state import TrainState
 from bigcl.tasks.task import Metrics
+from bigcl.watchdog import Watchdog
 
 WARM_UP = 5
 """Steps that a trace leaves out: the first ones wait for input and fill caches."""
@@ -75,14 +76,20 @@ class StopWhenDiverged(Hook):
 
 
 class Save(Hook):
-    """A checkpoint, written while training goes on."""
+    """A checkpoint, written while training goes on. One that fails, on a full disk for instance, is no end of a good
+    run: it is said, and the next one tried at its time."""
 
-    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, meter: "Meter"):
-        self.checkpoints, self.meter, self.every = checkpoints, meter, experiment.checkpoint.every
+    def __init__(self, experiment: Experiment, checkpoints: Checkpoints, log: Log, meter: "Meter"):
+        self.checkpoints, self.log_to, self.meter = checkpoints, log, meter
+        self.every, self.deadline = experiment.checkpoint.every, experiment.deadlines.save
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        with self.meter.paused(state):
-            self.checkpoints.save(step, state)
+        with self.meter.paused(state, f"saving step {step}", self.deadline):
+            try:
+                self.checkpoints.save(step, state)
+            except CheckpointError as error:
+                self.log_to.say(f"warning: {error}; training goes on, and step {step} is saved instead")
+                self.checkpoints.save(step, state)
 
 
 class Evaluate(Hook):
@@ -93,7 +100,7 @@ class Evaluate(Hook):
         self.name, self.every = name, experiment.eval_every[name]
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        with self.meter.paused(state):
+        with self.meter.paused(state, f"evaluation {self.name} at step {step}", self.experiment.deadlines.evaluation):
             numbers = self.experiment.evaluate(state, [self.name])
         self.log_to.write({"step": step, **numbers})
         self.checkpoints.rate(step, numbers)
@@ -116,7 +123,7 @@ class Profile(Hook):
             experiment.train.profile,
             experiment.train.steps,
         )
-        self.steps = 0
+        self.deadlines, self.steps = experiment.deadlines, 0
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if jax.process_index():
@@ -124,12 +131,12 @@ class Profile(Hook):
         self.steps += 1
         first, end = WARM_UP, WARM_UP + self.length
         if self.steps == first < end and step < self.last:
-            with self.meter.paused(state):
+            with self.meter.paused(state, "tracing", self.deadlines.step):
                 options = jax.profiler.ProfileOptions()
                 options.python_tracer_level = 0
                 jax.profiler.start_trace(self.folder, profiler_options=options)
         elif first < self.steps <= end and (self.steps == end or step == self.last):
-            with self.meter.paused(state):
+            with self.meter.paused(state, "tracing", self.deadlines.step):
                 jax.profiler.stop_trace()
 
 
@@ -160,16 +167,18 @@ class CompilationAlarm(Hook):
 class Meter:
     """Speed of a run between two rows of its log, without what runs inside `paused`."""
 
-    def __init__(self, experiment: Experiment, feed: Feed, start: int):
-        self.experiment, self.feed = experiment, feed
+    def __init__(self, experiment: Experiment, feed: Feed, start: int, watchdog: Watchdog):
+        self.experiment, self.feed, self.watchdog = experiment, feed, watchdog
         self.flops, self.peak = experiment.flops_per_step(), peak_tflops()
         self.mark, self.step, self.waited, self.pause = time.perf_counter(), start, 0.0, 0.0
         self.is_paused = False
 
     @contextlib.contextmanager
-    def paused(self, state: TrainState) -> Iterator[None]:
-        """Takes the time spent inside off the meter, once the steps that led to `state` are done."""
+    def paused(self, state: TrainState, what: str, seconds: float) -> Iterator[None]:
+        """Takes the time spent inside off the meter, once the steps that led to `state` are done. what: is done inside,
+        and may take so many `seconds`."""
         jax.block_until_ready(state)
+        self.watchdog.doing(what, seconds)
         start, self.is_paused = time.perf_counter(), True
         yield
         self.is_paused = False

@@ -4,6 +4,10 @@ import os
 import pathlib
 import sys
 
+REQUEUE = 75
+"""The exit status of a process that was asked to stop, has saved, and is to be started again (EX_TEMPFAIL): launchers
+do so and count no crash."""
+
 ALLOCATOR = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_MMAP_MAX_": "0",
@@ -13,16 +17,25 @@ ALLOCATOR = {
 time in page faults; with huge pages, none."""
 
 
+ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+"""Else two exchanges of one program run side by side, each holding a thread that the other process waits for."""
+
+
 def prepare() -> None:
-    """Starts the program again with huge pages for malloc, if it is going to compute on a CPU under Linux; once, and
-    before anything is imported."""
-    on_cpu = os.environ.get("JAX_PLATFORMS", "") == "cpu" or not (
-        pathlib.Path("/dev/accel0").exists() or pathlib.Path("/dev/nvidiactl").exists()
-    )
-    if sys.platform != "linux" or not on_cpu or "GLIBC_TUNABLES" in os.environ:
+    """Before anything is imported: on a CPU, keeps the exchanges of a program in one order, and under Linux starts the
+    program again, once, with huge pages for malloc."""
+    if on_cpu() and ONE_BY_ONE not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_BY_ONE}".strip()
+    if sys.platform != "linux" or not on_cpu() or "GLIBC_TUNABLES" in os.environ:
         return
     os.environ.update(ALLOCATOR)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def on_cpu() -> bool:
+    """Whether JAX is going to compute on a CPU."""
+    accelerators = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/nvidiactl"))
+    return os.environ.get("JAX_PLATFORMS", "") == "cpu" or not any(p.exists() for p in accelerators)
 
 
 def configure_jax() -> None:
@@ -64,3 +77,12 @@ def agreed(value: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return value if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
+def everywhere(value: bool) -> bool:
+    """Whether all processes say so; each must call."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(value)).all())

@@ -13,6 +13,7 @@ if __name__ == "__main__":
 import json
 import pathlib
 import runpy
+import signal
 import sys
 import time
 from typing import Any
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> None:
         run(configs.without_defaults(configs.plain(CONFIG.value), **LOADED), pathlib.Path(WORKDIR.value))
     except Interrupted as stop:
         print(f"{stop}. To go on from there, run the same command again:\n  {command}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(130 if stop.signal == signal.SIGINT else host.REQUEUE)
     except KeyboardInterrupt:
         print(f"\nstopped at once. To go on from the last checkpoint, run it again:\n  {command}", file=sys.stderr)
         sys.exit(130)
@@ -93,14 +94,23 @@ def main(argv: list[str]) -> None:
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     """Checks the config, trains, writes the report. On a finished run it says so and changes nothing."""
+    import jax
+
     from bigcl.experiment import Experiment
     from bigcl.trainer import Trainer
+    from bigcl.watchdog import Watchdog
 
     config = Experiment.resolve(config)
     host.configure_jax()
     host.join_cluster()
     experiment = Experiment(**config)
-    trainer = Trainer(experiment, workdir)
+    with Watchdog(workdir, jax.process_index()) as watchdog:
+        complete(Trainer(experiment, workdir, watchdog), config)
+
+
+def complete(trainer: Any, config: dict[str, Any]) -> None:
+    """Does what is left to do of a run."""
+    experiment, workdir = trainer.experiment, trainer.workdir
     steps, report = experiment.train.steps, workdir / "report.html"
     if (done := trainer.checkpoints.latest() or 0) >= steps and host.agreed(report.exists()):
         print(f"{workdir} is finished: step {done} of {steps}. Report: {report}")
@@ -110,6 +120,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
     announce(config, experiment, workdir)
     began = time.monotonic()
     trainer.run(state)
+    trainer.watchdog.doing("the report", experiment.deadlines.evaluation)
     if done < steps:
         print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
     write_report(experiment, workdir)

@@ -21,21 +21,27 @@ from bigcl.log import Log, read_rows
 from bigcl.mesh import batch_sharding
 from bigcl.state import TrainState
 from bigcl.tasks.task import Batch, Metrics
+from bigcl.watchdog import Watchdog
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 class Interrupted(RuntimeError):
-    """The run was asked to stop, and has saved."""
+    """The run was asked to stop by a signal, and has saved."""
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.signal = number
 
 
 class Trainer:
     """Trains an experiment in a workdir, from wherever the last call left it."""
 
-    def __init__(self, experiment: Experiment, workdir: pathlib.Path):
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path, watchdog: Watchdog):
         self.experiment, self.workdir, self.steps = experiment, workdir, experiment.train.steps
+        self.watchdog, self.deadlines = watchdog, experiment.deadlines
         self.checkpoints = experiment.checkpoints(workdir)
-        self.stop = False
+        self.signal = 0  # the one that asked to stop, if any
 
     def restore_or_init(self) -> TrainState:
         """The state to go on from. In this order:
@@ -45,8 +51,9 @@ class Trainer:
         3. a fresh state.
         """
         experiment, options = self.experiment, self.experiment.checkpoint
+        self.watchdog.doing("restoring", self.deadlines.start)
         if self.checkpoints.latest() is not None:
-            return self.checkpoints.restore(experiment.state_shapes)
+            return self.checkpoints.restore_newest(experiment.state_shapes)
         state = experiment.init()
         if options.init_from is None:
             return state
@@ -60,20 +67,22 @@ class Trainer:
         )
 
     def run(self, state: TrainState) -> TrainState:
-        """Trains from `state` to the last step. Raises Interrupted after SIGINT or SIGTERM, once the state is saved; a
-        second signal stops at once."""
+        """Trains from `state` to the last step. Raises Interrupted after SIGINT, SIGTERM or SIGUSR1, once the state is
+        saved."""
         start = int(state.step)
         log = Log(self.workdir, steps=self.steps, start=start)
         for row in read_rows(self.workdir / "metrics.jsonl"):
             self.checkpoints.rate(row["step"], row)
         feed = Feed(self.experiment.loader.batches(start), batch_sharding(self.experiment.mesh))
-        hooks = self.hooks(log, Meter(self.experiment, feed, start))
+        hooks = self.hooks(log, Meter(self.experiment, feed, start, self.watchdog))
         with contextlib.ExitStack() as stack:
             for thing in (log, self.checkpoints, feed):
                 stack.callback(thing.close)
+            stack.callback(self.watchdog.doing, "writing the last checkpoint", self.deadlines.save)
             self.catch_up(start, state, hooks)
             if start >= self.steps:
                 return state
+            self.watchdog.doing("compiling", self.deadlines.start)
             began = time.perf_counter()
             step_function = self.experiment.compile_step()
             began_by = f"resuming after step {start}" if start else "starting"
@@ -85,6 +94,7 @@ class Trainer:
         """Step after step, and the hooks that are due."""
         metrics: Metrics = {}
         for step in range(int(state.step) + 1, self.steps + 1):
+            self.watchdog.doing(f"step {step}", self.deadlines.step)
             batch = feed.take(after=metrics.get("loss"))
             with jax.transfer_guard("disallow"):
                 state, metrics = step_function(state, batch)
@@ -97,7 +107,7 @@ class Trainer:
                 raise
             if self.stopping(step):
                 self.checkpoints.save(step, state)
-                raise Interrupted(f"stopped after step {step} of {self.steps}, and saved")
+                raise Interrupted(f"stopped after step {step} of {self.steps}, and saved", self.signal)
         return state
 
     def hooks(self, log: Log, meter: Meter) -> list[Hook]:
@@ -107,7 +117,7 @@ class Trainer:
             WriteMetrics(self.experiment, log, meter),
             CompilationAlarm(self.experiment, log, meter),
             StopWhenDiverged(self.experiment),
-            Save(self.experiment, self.checkpoints, meter),
+            Save(self.experiment, self.checkpoints, log, meter),
             Profile(self.experiment, self.workdir / "profile", meter),
             *(Evaluate(self.experiment, self.checkpoints, log, meter, name) for name in self.experiment.evaluators),
         ]
@@ -127,8 +137,9 @@ class Trainer:
 
     @contextlib.contextmanager
     def signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the step in progress."""
-        previous = {s: signal.signal(s, self.ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        """SIGINT, and what schedulers send before they take a machine away, end the run after the step in progress."""
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        previous = {s: signal.signal(s, self.ask_to_stop) for s in wanted}
         try:
             yield
         finally:
@@ -138,14 +149,14 @@ class Trainer:
     def stopping(self, step: int) -> bool:
         """Whether to stop after this step. Several processes agree on it, at the steps that are logged, so that none
         waits for one that is gone."""
-        if step == self.steps or jax.process_count() == 1:
-            return self.stop and step < self.steps
-        return step % self.experiment.train.log_every == 0 and bool(
-            multihost_utils.process_allgather(np.array(self.stop)).any()
-        )
+        if jax.process_count() > 1 and step % self.experiment.train.log_every == 0:
+            self.signal = int(multihost_utils.process_allgather(np.array(self.signal)).max())
+        elif jax.process_count() > 1:
+            return False
+        return self.signal > 0 and step < self.steps
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """The first signal ends the run after the step in progress, the second at once."""
-        if self.stop:
+        """The first signal ends the run after the step in progress, a second Ctrl-C at once."""
+        if self.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.stop = True
+        self.signal = self.signal or number

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigcl.checkpoint import CheckpointError, Checkpoints
+from bigcl.checkpoint import CheckpointError, Checkpoints, checksums
+from bigcl.mesh import make_mesh
 from bigcl.registry import ConfigError
 from tests.problems import MLPS, Problem, batches
 
@@ -132,6 +133,52 @@ def test_a_step_that_was_not_evaluated_is_not_the_best(problem, tmp_path):
             checkpoints.rate(step, {BEST: score})
     checkpoints.close()
     assert kept(tmp_path) == [1, 6, 7]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damage_is_found_and_the_checkpoint_before_is_used(problem, tmp_path, seed, capsys):
+    """A byte flipped or a tail cut off at random, in a file that matters or in one that does not."""
+    folder, rng = tmp_path / "checkpoints", np.random.default_rng(seed)
+    checkpoints, old, new = Checkpoints(folder), advanced(problem, 1), advanced(problem, 2)
+    checkpoints.save(1, old)
+    checkpoints.save(2, new)
+    checkpoints.close()
+    files = sorted(p for p in (folder / "2").rglob("*") if p.is_file() and p.stat().st_size)
+    path = files[rng.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    place = rng.integers(len(content))
+    if seed % 3 == 0:
+        del content[place:]
+    else:
+        content[place] ^= 1 << rng.integers(8)
+    path.write_bytes(content)
+    restored = Checkpoints(folder).restore_newest(problem.new())
+    if (tmp_path / "damaged" / "2").exists():
+        assert same(restored, old) and "is damaged" in capsys.readouterr().err
+    else:
+        assert same(restored, new)
+
+
+def test_a_flipped_bit_of_any_array_is_found(problem):
+    for dtype in (jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_, jnp.float16):
+        x = jax.random.normal(jax.random.key(0), (5, 7, 3)).astype(dtype)
+        before = checksums({"x": x})["x"]
+        raw = np.array(x)
+        words = raw.view(np.uint8).reshape(-1)
+        for place in range(0, words.size, 11):
+            words[place] ^= 1 if dtype == jnp.bool_ else 16
+            assert checksums({"x": jnp.asarray(raw)})["x"] != before, (dtype, place)
+            words[place] ^= 1 if dtype == jnp.bool_ else 16
+        swapped = np.array(x)
+        swapped[[0, 1]] = swapped[[1, 0]]
+        assert checksums({"x": jnp.asarray(swapped)})["x"] != before or np.array_equal(swapped, x)
+
+
+def test_a_checksum_is_the_same_on_any_mesh():
+    x = np.random.default_rng(0).normal(size=(16, 24)).astype(np.float32)
+    mesh = make_mesh(data=2, fsdp=4)
+    there = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "fsdp")))
+    assert checksums({"x": there})["x"] == checksums({"x": jnp.asarray(x)})["x"]
 
 
 def test_a_reader_disturbs_nothing(problem, tmp_path):
