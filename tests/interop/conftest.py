@@ -1,29 +1,10 @@
-"""Lets a torchvision built for CUDA import beside a CPU build of torch, since transformers and open_clip import it."""
+"""Processes that the tests start find what `site/sitecustomize.py` declares; so does this one."""
 
-import importlib.util
+import os
 import pathlib
-from typing import Any
+import runpy
 
+SITE = pathlib.Path(__file__).parent / "site"
+OPERATORS = runpy.run_path(str(SITE / "sitecustomize.py"))["OPERATORS"]
 
-def declare_operators() -> Any:
-    """Declares the operators that torchvision looks up on import, where its own library of them does not load.
-
-    They have no implementation: nothing here calls them.
-    """
-    spec = importlib.util.find_spec("torchvision")
-    if importlib.util.find_spec("torch") is None or spec is None or spec.origin is None:
-        return None
-    import torch
-
-    try:
-        for library in pathlib.Path(spec.origin).parent.glob("_C.*"):
-            torch.ops.load_library(library)
-    except OSError:
-        operators = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            operators.define(f"{name}(Tensor boxes) -> Tensor")
-        return operators
-    return None
-
-
-OPERATORS = declare_operators()  # the declarations end with this object
+os.environ["PYTHONPATH"] = os.pathsep.join([str(SITE), os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])

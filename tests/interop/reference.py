@@ -1,5 +1,6 @@
 """Tiny models of transformers and open_clip with random weights, each with the bigcl towers that should equal it."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ import timm
 import torch
 import transformers
 
-from tests.interop import mapping
+from bigcl.interop import huggingface
+from bigcl.interop import open_clip as names
+from bigcl.interop.table import Table
 
 IMAGE = {"image_size": 24, "patch": 8, "width": 32, "depth": 3, "heads": 4, "mlp_width": 48}
 TEXT = {"vocab": 50, "length": 10, "width": 24, "depth": 2, "heads": 2, "mlp_width": 36}
@@ -29,7 +32,7 @@ class Reference(NamedTuple):
 
     model: torch.nn.Module
     run: Callable[[Any, torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
-    table: mapping.Table
+    table: Table
     towers: dict[str, dict[str, Any]]
     loss: str
 
@@ -72,14 +75,14 @@ def transformers_clip(activation: str) -> Reference:
     image, text = (transformers_sizes(tower, hidden_act=activation) for tower in (IMAGE, TEXT))
     config = transformers.CLIPConfig(vision_config=image, text_config=text, projection_dim=CLIP_DIM)
     return Reference(
-        transformers.CLIPModel(config), run_transformers, mapping.TRANSFORMERS_CLIP, clip_towers(activation), "infonce"
+        transformers.CLIPModel(config), run_transformers, huggingface.CLIP, clip_towers(activation), "infonce"
     )
 
 
 def transformers_siglip() -> Reference:
     image, text = transformers_sizes(IMAGE), transformers_sizes(TEXT, projection_size=IMAGE["width"])
     model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=image, text_config=text))
-    return Reference(model, run_transformers, mapping.TRANSFORMERS_SIGLIP, siglip_towers("gelu_tanh"), "sigmoid")
+    return Reference(model, run_transformers, huggingface.SIGLIP, siglip_towers("gelu_tanh"), "sigmoid")
 
 
 def run_transformers(model: Any, images: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -107,7 +110,13 @@ def open_clip_text(**more: Any) -> open_clip.model.CLIPTextCfg:
 
 def open_clip_clip(activation: str) -> Reference:
     model = open_clip.model.CLIP(CLIP_DIM, open_clip_vision(), open_clip_text(), quick_gelu=activation == "quick_gelu")
-    return Reference(model, run_open_clip, mapping.OPENAI_CLIP, clip_towers(activation), "infonce")
+    return Reference(
+        model,
+        run_open_clip,
+        names.table(trunk=False, custom_text=False, bias=False),
+        clip_towers(activation),
+        "infonce",
+    )
 
 
 def open_clip_siglip(activation: str) -> Reference:
@@ -122,7 +131,9 @@ def open_clip_siglip(activation: str) -> Reference:
     )  # fmt: skip
     # Named as by open_clip's own adapter, which takes timm's full sizes only.
     model.visual = torch.nn.Sequential(OrderedDict(trunk=trunk))
-    return Reference(model, run_open_clip, mapping.OPEN_CLIP_SIGLIP, siglip_towers(activation), "sigmoid")
+    return Reference(
+        model, run_open_clip, names.table(trunk=True, custom_text=True, bias=True), siglip_towers(activation), "sigmoid"
+    )
 
 
 def run_open_clip(model: Any, images: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -150,8 +161,9 @@ REFERENCES: dict[str, Callable[[], Reference]] = {
 def randomize(reference: Reference, seed: int) -> None:
     """Weights that hide nothing: biases and norms away from 0 and 1, embeddings so small that norms' epsilon counts."""
     torch.manual_seed(seed)
+    paths = {row.name: row.path for row in reference.table}
     for name, weight in reference.model.named_parameters():
-        path = mapping.locate(reference.table, name)[0].path.split("/")
+        path = paths[re.sub(r"\.\d+\.", ".*.", name, count=1)].split("/")
         with torch.no_grad():
             match path:
                 case ["log_scale"]:

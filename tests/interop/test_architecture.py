@@ -23,7 +23,8 @@ for package in ("torch", "transformers", "open_clip"):
 
 import torch  # noqa: E402
 
-from tests.interop import mapping, reference  # noqa: E402
+from bigcl.interop.table import read  # noqa: E402
+from tests.interop import reference  # noqa: E402
 
 Arrays = dict[str, np.ndarray]
 
@@ -59,8 +60,8 @@ def compare(name: str) -> Comparison:
     skeleton = Skeleton(task)
     shapes = {path: array.shape for path, array in skeleton.split(task)[0].items()}
     tensors = dict(built.model.named_parameters())
-    weights = mapping.translate({name: w.detach().numpy() for name, w in tensors.items()}, built.table, shapes)
-    gradients = mapping.translate({name: w.grad.numpy() for name, w in tensors.items()}, built.table, shapes)
+    weights = read(built.table, {name: w.detach().numpy() for name, w in tensors.items()}, shapes, where=name)
+    gradients = read(built.table, {name: w.grad.numpy() for name, w in tensors.items()}, shapes, where=name)
     return Comparison(
         built, skeleton, batch, {name: x.detach().numpy() for name, x in outputs.items()}, weights, gradients
     )

@@ -34,6 +34,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "text-last": {**TEXT, "pool": "last", "causal": False, "embed_dim": 4, "projection_bias": True},
     "text-first": {**TEXT, "pool": "first", "causal": False, "pad_id": 0},
     "text-mean-rotary": {**TEXT, "pool": "mean", "pad_id": 0, "positions": "rotary", "qk_norm": True, "gated": True},
+    "text-mean-post-norm": {**TEXT, "pool": "mean", "pad_id": 0, "causal": False, "post_norm": True},
     "text-map-dropout": {**TEXT, "pool": "map", "causal": False, "dropout": 0.3},
     "mlp": MLP,
 }
@@ -310,6 +311,12 @@ def count(part: Mapping[str, Any]) -> int:
 )
 def test_presets_have_the_published_size(part, parameters):
     assert count(part) == parameters
+
+
+def test_trimmed_images_lose_their_last_rows_and_columns():
+    images = np.random.default_rng(0).integers(0, 256, (B, 10, 10, 3), dtype=np.uint8)
+    trimmed = call(build({**VIT, "image_size": 10, "trim": True}), jnp.asarray(images)).embedding
+    np.testing.assert_array_equal(trimmed, call(build(VIT), jnp.asarray(images[:, :8, :8])).embedding)
 
 
 def test_every_preset_is_counted():

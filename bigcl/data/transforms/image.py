@@ -110,9 +110,8 @@ class Resize:
         if not isinstance(self.size, int):
             height, width = self.size
             return height, width
-        height, width = image.shape[:2]
-        scale = self.size / min(height, width)
-        return max(self.size, round(height * scale)), max(self.size, round(width * scale))
+        height, width = image.shape[:2]  # rounded down, as torchvision and transformers do
+        return self.size * height // min(height, width), self.size * width // min(height, width)
 
 
 def resize(

@@ -1,0 +1,66 @@
+"""Brings published weights in: `python -m bigcl.convert --from open_clip --path DIR --out runs/clip_b32`.
+
+--from   open_clip | transformers | timm | big_vision_npz
+--path   a folder with weights and their config, as the library writes it, or the file of weights in it
+--out    a new folder: `checkpoints` (for `checkpoint.init_from` in a config), `config.json` with the task, and the
+         tokenizer where there is one; `bigcl.export --workdir` reads it too
+--image_size  another resolution; the position embeddings are resized, which changes the model
+
+Nothing is unpickled, and nothing is converted in part: if the weights do not fit, the differences are printed.
+"""
+
+import argparse
+import importlib
+import pathlib
+import sys
+
+from bigcl import host
+
+SOURCES = {
+    "open_clip": "bigcl.interop.open_clip",
+    "transformers": "bigcl.interop.huggingface",
+    "timm": "bigcl.interop.timm",
+    "big_vision_npz": "bigcl.interop.big_vision",
+}
+
+
+def main() -> None:
+    """Converts one model and says what it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bigcl.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--from", dest="source", required=True, choices=SOURCES)
+    parser.add_argument("--path", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--image_size", type=int)
+    args = parser.parse_args()
+    host.configure_jax()
+    try:
+        convert(args.source, args.path, args.out, args.image_size)
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def convert(source: str, path: pathlib.Path, out: pathlib.Path, image_size: int | None = None) -> None:
+    """Reads a model of another library, strictly, and writes it as a folder of bigcl's.
+
+    Raises ValueError (Mismatch, BadFile, Inexpressible), ImportError or OSError with a message for people.
+    """
+    from bigcl.interop.model import save
+    from bigcl.interop.resize import resize_positions
+
+    model = importlib.import_module(SOURCES[source]).load(path)
+    if image_size is not None and image_size != model.tower("image")["image_size"]:
+        print(resize_positions(model, image_size))
+    save(model, out)
+    numbers = sum(a.size for a in model.arrays.values())
+    print(f"{out}: {numbers:,} parameters in {len(model.arrays)} arrays")
+    for name, part in model.task["towers"].items():
+        print(f"  towers.{name}: " + ", ".join(f"{k}={v}" for k, v in part.items() if v not in (None, False)))
+    if "text" in model.task["towers"] and model.tokenizer is None:
+        print("  no tokenizer.json beside the weights: set `tokenizer` in the config of a run yourself")
+    print(f"to start a run from it: --config.checkpoint.init_from={out / 'checkpoints'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,539 @@
+"""transformers: CLIP, SigLIP (and SigLIP 2 of fixed resolution), DINOv2, and for other pairs of towers its
+VisionTextDualEncoder around an image tower of timm's."""
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from bigcl.data.tokenizers import FILE, TokenizersJSON
+from bigcl.interop import files, timm
+from bigcl.interop.model import Inexpressible, Method, Model, Preprocessing, blank, expect, initial
+from bigcl.interop.table import (
+    K,
+    Q,
+    Row,
+    Table,
+    V,
+    batched,
+    convolution,
+    dense,
+    flat,
+    from_heads,
+    into_heads,
+    linear,
+    multihead,
+    norm,
+    read,
+    under,
+    write,
+)
+
+BLOCK: Table = (
+    *norm("layer_norm1", "norm1"),
+    *into_heads("self_attn.q_proj", "attention", Q),
+    *into_heads("self_attn.k_proj", "attention", K),
+    *into_heads("self_attn.v_proj", "attention", V),
+    *from_heads("self_attn.out_proj", "attention"),
+    *norm("layer_norm2", "norm2"),
+    *linear("mlp.fc1", "mlp/up"),
+    *linear("mlp.fc2", "mlp/down"),
+)
+
+TEXT: Table = (
+    Row("embeddings.token_embedding.weight", "embed"),
+    Row("embeddings.position_embedding.weight", "position"),
+    *under("encoder.layers.*.", "stack/blocks/", BLOCK),
+    *norm("final_layer_norm", "norm"),
+)
+
+CLIP_VISION: Table = (
+    Row("embeddings.class_embedding", "cls", flat),
+    Row("embeddings.patch_embedding.weight", "embed/kernel", convolution),
+    Row("embeddings.position_embedding.weight", "position"),
+    *norm("pre_layrnorm", "pre_norm"),  # sic
+    *under("encoder.layers.*.", "stack/blocks/", BLOCK),
+    *norm("post_layernorm", "norm"),
+)
+
+CLIP: Table = (
+    *under("vision_model.", "towers/image/", CLIP_VISION),
+    Row("visual_projection.weight", "towers/image/projection/kernel", dense),
+    *under("text_model.", "towers/text/", TEXT),
+    Row("text_projection.weight", "towers/text/projection/kernel", dense),
+    Row("logit_scale", "log_scale"),
+)
+
+SIGLIP_VISION: Table = (
+    Row("embeddings.patch_embedding.weight", "embed/kernel", convolution),
+    Row("embeddings.patch_embedding.bias", "embed/bias"),
+    Row("embeddings.position_embedding.weight", "position"),
+    *under("encoder.layers.*.", "stack/blocks/", BLOCK),
+    *norm("post_layernorm", "norm"),
+    Row("head.probe", "map/probe"),
+    *multihead("head.attention", "map/attention"),
+    *norm("head.layernorm", "map/norm"),
+    *linear("head.mlp.fc1", "map/mlp/up"),
+    *linear("head.mlp.fc2", "map/mlp/down"),
+)
+
+SIGLIP: Table = (
+    *under("vision_model.", "towers/image/", SIGLIP_VISION),
+    *under("text_model.", "towers/text/", TEXT),
+    *linear("text_model.head", "towers/text/projection"),
+    Row("logit_scale", "log_scale", flat),
+    Row("logit_bias", "bias", flat),
+)
+
+DUAL: Table = (
+    *under("vision_model.timm_model.", "towers/image/", timm.TRUNK),
+    Row("visual_projection.weight", "towers/image/projection/kernel", dense),
+    *under("text_model.", "towers/text/", TEXT),
+    Row("text_projection.weight", "towers/text/projection/kernel", dense),
+    Row("logit_scale", "log_scale"),
+)
+
+DINOV2: Table = (
+    Row("embeddings.cls_token", "cls", batched),
+    Row("embeddings.register_tokens", "registers", batched),
+    Row("embeddings.patch_embeddings.projection.weight", "embed/kernel", convolution),
+    Row("embeddings.patch_embeddings.projection.bias", "embed/bias"),
+    Row("embeddings.position_embeddings", "position", batched),
+    *under(
+        "encoder.layer.*.",
+        "stack/blocks/",
+        (
+            *norm("norm1", "norm1"),
+            *into_heads("attention.attention.query", "attention", Q),
+            *into_heads("attention.attention.key", "attention", K),
+            *into_heads("attention.attention.value", "attention", V),
+            *from_heads("attention.output.dense", "attention"),
+            *norm("norm2", "norm2"),
+            *linear("mlp.fc1", "mlp/up"),
+            *linear("mlp.fc2", "mlp/down"),
+        ),
+    ),
+    *norm("layernorm", "norm"),
+)
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_tanh": "gelu_pytorch_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+}
+BUFFERS = ("embeddings.position_ids",)
+"""Numbers 0, 1, 2, ... that files of older versions hold."""
+
+RESAMPLE: dict[Method, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+"""Pillow's numbers."""
+
+
+def transformer_config(tower: dict[str, Any]) -> dict[str, Any]:
+    """What the configs of all transformers have in common."""
+    return {
+        "hidden_size": tower["width"],
+        "num_hidden_layers": tower["depth"],
+        "num_attention_heads": tower["heads"],
+        "intermediate_size": tower["mlp_width"],
+        "hidden_act": ACTIVATIONS[tower["activation"]],
+        "layer_norm_eps": tower["norm_eps"],
+    }
+
+
+def text_config(tower: dict[str, Any], model: Model) -> dict[str, Any]:
+    """The config of a text tower: sizes, and the ids of the marks."""
+    bos, eos, pad = special_ids(model, tower)
+    return {
+        **transformer_config(tower),
+        "vocab_size": tower["vocab"],
+        "max_position_embeddings": tower["length"],
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+    }
+
+
+def special_ids(model: Model, tower: dict[str, Any]) -> tuple[int | None, int | None, int]:
+    """Ids of the beginning, the end and the padding. A text tower that looks for its end looks for the largest id."""
+    if model.tokenizer is None:
+        return None, tower["vocab"] - 1, 0
+    tokenizer = model.tokenizer
+    bos, eos = (ids[0] if ids else None for ids in (tokenizer.prefix[-1:], tokenizer.suffix[:1]))
+    return bos, eos, tokenizer.pad_id
+
+
+def vision_config(tower: dict[str, Any]) -> dict[str, Any]:
+    """The config of an image tower."""
+    return {**transformer_config(tower), "image_size": tower["image_size"], "patch_size": tower["patch"]}
+
+
+def clip_text(model: Model) -> dict[str, Any]:
+    """The text tower as a `CLIPTextModel` config. Raises Inexpressible."""
+    tower, where = model.tower("text"), "task.towers.text"
+    # What follows the end token is not seen by it, so that the mask of padding changes nothing.
+    expect(tower, where, "transformers' CLIP", pool=("eot",), activation=ACTIVATIONS, pad_id=(tower["pad_id"],))
+    config = text_config(tower, model)
+    if config["eos_token_id"] != tower["vocab"] - 1:
+        raise Inexpressible(f"{where}.pool = 'eot': finds the largest id, which is not the end of this tokenizer")
+    if config["eos_token_id"] == 2:
+        raise Inexpressible(f"{where}.vocab = 3: transformers' CLIP takes an end token 2 for something else")
+    if not tower["embed_dim"]:
+        raise Inexpressible(f"{where}.embed_dim: CLIP in transformers always projects the text; set it")
+    return {"model_type": "clip_text_model", "projection_dim": tower["embed_dim"], **config}
+
+
+def clip(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
+    """Config, names and arrays of a `CLIPModel`. Raises Inexpressible."""
+    tower, where = model.tower("image"), "task.towers.image"
+    if "bias" in model.arrays:
+        raise Inexpressible("task.losses: a sigmoid loss has a bias; CLIP in transformers has none")
+    text = clip_text(model)
+    expect(
+        tower, where, "transformers' CLIP", pool=("cls",), activation=ACTIVATIONS, pre_norm=(True,),
+        patch_bias=(False, True), trim=(False, True),
+    )  # fmt: skip
+    if not tower["embed_dim"]:
+        raise Inexpressible(f"{where}.embed_dim: CLIP in transformers always projects the image; set it")
+    arrays = timm.without_patch_bias(model.arrays, tower) if tower["patch_bias"] else model.arrays
+    vision = {"model_type": "clip_vision_model", "projection_dim": tower["embed_dim"], **vision_config(tower)}
+    config = {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": tower["embed_dim"],
+        "vision_config": vision,
+        "text_config": text,
+    }
+    return config, CLIP, arrays
+
+
+def siglip(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
+    """Config, names and arrays of a `SiglipModel`. Raises Inexpressible."""
+    image, text = model.tower("image"), model.tower("text")
+    expect(
+        image, "task.towers.image", "transformers' SigLIP", pool=("map",), activation=ACTIVATIONS, trim=(False, True)
+    )
+    expect(
+        text, "task.towers.text", "transformers' SigLIP", pool=("last",), causal=(False,), activation=ACTIVATIONS,
+        projection_bias=(False, True),
+    )  # fmt: skip
+    if image["embed_dim"] or text["embed_dim"] != image["width"]:
+        raise Inexpressible(
+            "task.towers.*.embed_dim: SigLIP in transformers projects the text to the width of the image tower, "
+            "and the image not at all"
+        )
+    arrays = dict(model.arrays)
+    arrays.setdefault("towers/text/projection/bias", np.zeros(text["embed_dim"], np.float32))
+    arrays.setdefault("bias", np.zeros((), np.float32))  # logits of a softmax
+    config = {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "vision_config": {"model_type": "siglip_vision_model", **vision_config(image)},
+        "text_config": {
+            "model_type": "siglip_text_model",
+            "projection_size": text["embed_dim"],
+            **text_config(text, model),
+        },
+    }
+    return config, SIGLIP, arrays
+
+
+def dual(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
+    """Config, names and arrays of a `VisionTextDualEncoderModel` around timm's image tower and CLIP's text tower."""
+    tower = model.tower("image")
+    if "bias" in model.arrays:
+        raise Inexpressible("task.losses: a sigmoid loss has a bias; VisionTextDualEncoder has none")
+    text = clip_text(model)
+    architecture, args = timm.arguments(tower)
+    if not tower["embed_dim"]:
+        raise Inexpressible("task.towers.image.embed_dim: VisionTextDualEncoder always projects the image; set it")
+    assert model.preprocessing is not None
+    vision = {
+        "model_type": "timm_wrapper",
+        "architecture": architecture,
+        "model_args": args,
+        "hidden_size": tower["width"],
+        "do_pooling": True,
+        "num_classes": 0,
+        "label_names": [],
+        "pretrained_cfg": timm.data_config(model.preprocessing),
+    }
+    config = {
+        "architectures": ["VisionTextDualEncoderModel"],
+        "model_type": "vision-text-dual-encoder",
+        "projection_dim": tower["embed_dim"],
+        "vision_config": vision,
+        "text_config": text,
+    }
+    return config, DUAL, timm.trunk_form(model.arrays, tower)
+
+
+PROCESSORS = {"clip": "CLIPProcessor", "siglip": "SiglipProcessor"}
+
+
+def export(model: Model, out: pathlib.Path) -> None:
+    """Writes a folder for `AutoModel`, `AutoProcessor` and `AutoTokenizer.from_pretrained(OUT)`.
+
+    The first that can express the model: CLIPModel, SiglipModel, VisionTextDualEncoderModel.
+    """
+    refused = []
+    for form in (clip, siglip, dual):
+        try:
+            config, names, arrays = form(model)
+            break
+        except Inexpressible as error:
+            refused.append(f"  {form.__name__}: {error}")
+    else:
+        raise Inexpressible("transformers has no class for this model:\n" + "\n".join(refused))
+    files.write_safetensors(write(names, arrays), out / "model.safetensors")
+    files.write_json({**config, "dtype": "float32"}, out / "config.json")
+    processor = PROCESSORS.get(config["model_type"], "VisionTextDualEncoderProcessor")
+    assert model.preprocessing is not None
+    files.write_json(processor_config(model.preprocessing, processor), out / "preprocessor_config.json")
+    if model.tokenizer is not None:
+        write_tokenizer(model, out)
+
+
+def processor_config(preprocessing: Preprocessing, processor: str) -> dict[str, Any]:
+    """Preprocessing in transformers' words."""
+    size = {"height": preprocessing.size, "width": preprocessing.size}
+    crop = preprocessing.mode == "shortest"
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": processor,
+        "do_resize": True,
+        "size": {"shortest_edge": preprocessing.size} if crop else size,
+        "do_center_crop": crop,
+        "crop_size": size,
+        "resample": RESAMPLE[preprocessing.method],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+        "do_convert_rgb": True,
+    }
+
+
+def write_tokenizer(model: Model, out: pathlib.Path) -> None:
+    """Writes `tokenizer.json` and what transformers wants to know beside it."""
+    assert model.tokenizer is not None
+    tokenizer = model.tokenizer
+    tokenizer.save(out / FILE)
+    names = {"bos_token": tokenizer.prefix[-1:], "eos_token": tokenizer.suffix[:1], "pad_token": [tokenizer.pad_id]}
+    length = model.tower("text")["length"]
+    written = json.loads((out / FILE).read_text())
+    written["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
+    written["padding"]["strategy"] = {"Fixed": length}
+    files.write_json(written, out / FILE)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "split_special_tokens": True,  # a text that spells a mark does not get the mark
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids"],
+        **{key: tokenizer.model.id_to_token(ids[0]) for key, ids in names.items() if ids},
+    }
+    files.write_json(config, out / "tokenizer_config.json")
+
+
+def tower_of(config: dict[str, Any], where: str) -> dict[str, Any]:
+    """What all transformers' configs say of a tower. Raises Inexpressible for an activation that bigcl lacks."""
+    known = {v: k for k, v in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
+    if config["hidden_act"] not in known:
+        raise Inexpressible(f"{where}.hidden_act = {config['hidden_act']!r}; bigcl has {', '.join(known)}")
+    return {
+        "width": config["hidden_size"],
+        "depth": config["num_hidden_layers"],
+        "heads": config["num_attention_heads"],
+        "mlp_width": config["intermediate_size"],
+        "activation": known[config["hidden_act"]],
+        "norm_eps": config["layer_norm_eps"],
+    }
+
+
+# What a config of transformers leaves out, since it is the default of its class.
+CLIP_TEXT_DEFAULTS = {
+    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+    "eos_token_id": 49407,
+}  # fmt: skip
+CLIP_VISION_DEFAULTS = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 32, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+SIGLIP_TEXT_DEFAULTS = {
+    "vocab_size": 32000, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "max_position_embeddings": 64, "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}  # fmt: skip
+SIGLIP_VISION_DEFAULTS = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+    "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6,
+    "vision_use_head": True,
+}  # fmt: skip
+DINOV2_DEFAULTS: dict[str, Any] = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "mlp_ratio": 4, "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6, "image_size": 224, "patch_size": 14, "use_swiglu_ffn": False, "qkv_bias": True,
+}  # fmt: skip
+
+
+def clip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
+    """The task that a CLIP config describes, and its names."""
+    vision = CLIP_VISION_DEFAULTS | config.get("vision_config", {})
+    text = CLIP_TEXT_DEFAULTS | config.get("text_config", {})
+    if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
+        raise Inexpressible(f"text_config.eos_token_id = {text['eos_token_id']}: bigcl looks for the largest id")
+    dim = config.get("projection_dim", 512)
+    image_tower = {
+        "kind": "vit",
+        "image_size": vision["image_size"],
+        "patch": vision["patch_size"],
+        "trim": vision["image_size"] % vision["patch_size"] > 0,
+        "pool": "cls",
+        "pre_norm": True,
+        "patch_bias": False,
+        "embed_dim": dim,
+        **tower_of(vision, "vision_config"),
+    }
+    text_tower = {
+        "kind": "text",
+        "vocab": text["vocab_size"],
+        "length": text["max_position_embeddings"],
+        "causal": True,
+        "pool": "eot",
+        "embed_dim": dim,
+        **tower_of(text, "text_config"),
+    }
+    towers = {"image": image_tower, "text": text_tower}
+    return {"kind": "two_tower", "towers": towers, "losses": [{"kind": "infonce", "of": list(towers)}]}, CLIP
+
+
+def siglip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
+    """The task that a SigLIP config describes, and its names."""
+    vision = SIGLIP_VISION_DEFAULTS | config.get("vision_config", {})
+    text = SIGLIP_TEXT_DEFAULTS | config.get("text_config", {})
+    if not vision["vision_use_head"]:
+        raise Inexpressible("vision_config.vision_use_head = False: no embedding without the head")
+    image_tower = {
+        "kind": "vit",
+        "image_size": vision["image_size"],
+        "patch": vision["patch_size"],
+        "trim": vision["image_size"] % vision["patch_size"] > 0,
+        "pool": "map",
+        **tower_of(vision, "vision_config"),
+    }
+    text_tower = {
+        "kind": "text",
+        "vocab": text["vocab_size"],
+        "length": text["max_position_embeddings"],
+        "causal": False,
+        "pool": "last",
+        "embed_dim": text.get("projection_size") or text["hidden_size"],
+        "projection_bias": True,
+        **tower_of(text, "text_config"),
+    }
+    towers = {"image": image_tower, "text": text_tower}
+    return {"kind": "two_tower", "towers": towers, "losses": [{"kind": "sigmoid", "of": list(towers)}]}, SIGLIP
+
+
+def dinov2_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
+    """The task of one image tower that a DINOv2 config describes, and its names."""
+    config = DINOV2_DEFAULTS | config
+    if config["use_swiglu_ffn"] or not config["qkv_bias"]:
+        raise Inexpressible("use_swiglu_ffn = True (DINOv2 giant): bigcl's gated MLP has other weights")
+    registers = config["model_type"] == "dinov2_with_registers"
+    config["intermediate_size"] = int(config["hidden_size"] * config["mlp_ratio"])
+    image_tower = {
+        "kind": "vit",
+        "image_size": config["image_size"],
+        "patch": config["patch_size"],
+        "trim": config["image_size"] % config["patch_size"] > 0,
+        "pool": "cls",
+        "registers": config.get("num_register_tokens", 4) if registers else 0,
+        **tower_of(config, "config"),
+    }
+    table = under("", "towers/image/", DINOV2)
+    return {"kind": "two_tower", "towers": {"image": image_tower}, "losses": []}, table
+
+
+def bigcl_form(tensors: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    """The same function with tensors that bigcl has a place for: without buffers and what only training uses, and with
+    layer scale (DINOv2) in the kernels before it."""
+    tensors = {k: v for k, v in tensors.items() if not k.endswith((*BUFFERS, "embeddings.mask_token"))}
+    for name in ("logit_scale", "logit_bias"):  # of one element or none, depending on the version
+        if name in tensors:
+            tensors[name] = tensors[name].reshape(1 if kind == "siglip" else ())
+    for name in [n for n in tensors if n.endswith("lambda1")]:
+        stem = name.rpartition(".layer_scale")[0] + (".attention.output.dense" if "scale1" in name else ".mlp.fc2")
+        gamma = tensors.pop(name)
+        tensors[f"{stem}.weight"] = tensors[f"{stem}.weight"] * gamma[:, None]
+        tensors[f"{stem}.bias"] = tensors[f"{stem}.bias"] * gamma
+    return tensors
+
+
+FAMILIES = {
+    "clip": clip_task,
+    "siglip": siglip_task,
+    "dinov2": dinov2_task,
+    "dinov2_with_registers": dinov2_task,
+}
+TEXT_FAMILIES = dict.fromkeys(("bert", "roberta", "xlm-roberta"), "bigcl.interop.bert")
+
+
+def load(path: pathlib.Path) -> Model:
+    """A folder with `config.json` and weights, as `save_pretrained` writes and Hub repositories have."""
+    weights = files.find_weights(path)
+    config = files.read_json(weights.with_name("config.json"))
+    kind = config.get("model_type")
+    if kind in TEXT_FAMILIES:
+        return importlib.import_module(TEXT_FAMILIES[kind]).load(weights, config)
+    if kind not in FAMILIES:
+        raise Inexpressible(f"{path}: model_type {kind!r}; bigcl reads {', '.join([*FAMILIES, *TEXT_FAMILIES])}")
+    task, names = FAMILIES[kind](config)
+    image = task["towers"]["image"]
+    record = read_processor(weights.parent)
+    image |= {"mean": record.get("image_mean", [0.5] * 3), "std": record.get("image_std", [0.5] * 3)}
+    task, shapes = blank(task)
+    scalars = {name: shapes.pop(name) for name in ("log_scale",) if not task["losses"]}  # a lone tower has none
+    arrays = read(names, bigcl_form(files.read_tensors(weights), kind), shapes, where=str(weights))
+    arrays |= {name: initial(task, name) for name in scalars}
+    return Model(task, arrays, read_tokenizer(weights.parent), preprocessing_of(record, image))
+
+
+def read_processor(folder: pathlib.Path) -> dict[str, Any]:
+    """What the folder says of pictures; nothing if it has no such file."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).exists():
+            record = files.read_json(folder / name)
+            return record.get("image_processor", record)
+    print(f"{folder}: no preprocessor_config.json: pictures are squashed, mean and std 0.5")
+    return {}
+
+
+def read_tokenizer(folder: pathlib.Path) -> TokenizersJSON | None:
+    """The tokenizer of a folder, padded with the token that its config names; None if there is no tokenizer.json."""
+    if not (folder / FILE).exists():
+        return None
+    path = folder / "tokenizer_config.json"
+    token = files.read_json(path).get("pad_token") if path.exists() else None
+    token = token.get("content") if isinstance(token, dict) else token
+    tokenizer = TokenizersJSON(str(folder / FILE))
+    pad = None if token is None else tokenizer.model.token_to_id(token)
+    return tokenizer if pad is None else TokenizersJSON(str(folder / FILE), pad_id=pad)
+
+
+def preprocessing_of(record: dict[str, Any], tower: dict[str, Any]) -> Preprocessing:
+    """Preprocessing from transformers' words."""
+    method = next((k for k, v in RESAMPLE.items() if v == record.get("resample", 3)), None)
+    if method is None:
+        raise Inexpressible(f"preprocessor_config.json: resample {record['resample']}; bigcl has {RESAMPLE}")
+    crop = record.get("do_center_crop", False)
+    return Preprocessing(
+        tower["image_size"], "shortest" if crop else "squash", method, tuple(tower["mean"]), tuple(tower["std"])
+    )

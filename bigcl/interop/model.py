@@ -1,0 +1,238 @@
+"""A trained or converted model: task, arrays, tokenizer and preprocessing, read from a folder and written to one."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+from PIL import Image
+
+from bigcl import registry
+from bigcl.checkpoint import Checkpoints
+from bigcl.data.tokenizers import FILE, TokenizersJSON
+from bigcl.experiment import outline
+from bigcl.interop import files
+from bigcl.registry import ConfigError, Part
+
+Method = Literal["bilinear", "bicubic", "lanczos"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """From a picture to the input of the tower.
+
+    size: height and width in pixels.
+    mode: "shortest" resizes the shorter side and crops the middle, "squash" resizes both sides.
+    mean, std: per channel, of pixels in [0, 1].
+    """
+
+    size: int
+    mode: Literal["shortest", "squash"] = "squash"
+    method: Method = "bicubic"
+    mean: Sequence[float] = (0.5, 0.5, 0.5)
+    std: Sequence[float] = (0.5, 0.5, 0.5)
+
+    @classmethod
+    def of(cls, transforms: Sequence[Part], tower: Part) -> "Preprocessing":
+        """What the transforms of an evaluation do; of a training, without what is random in it. Where they resize
+        nothing the whole picture is squashed, which leaves pictures of the right size as they are."""
+        resize = next((t for t in transforms if t["kind"] == "resize"), {})
+        crop = any(t["kind"] in ("center_crop", "random_resized_crop") for t in transforms)
+        size, method = resize.get("size", tower["image_size"]), resize.get("method", "bicubic")
+        if crop and size != tower["image_size"]:
+            raise ConfigError(
+                f"transforms: resize to {size} before a crop of {tower['image_size']}: the exported preprocessing "
+                "crops what it has resized; set both to the size of the tower"
+            )
+        mode: Literal["shortest", "squash"] = "shortest" if crop else "squash"
+        return cls(tower["image_size"], mode, method, tuple(tower["mean"]), tuple(tower["std"]))
+
+    def at(self, size: int) -> "Preprocessing":
+        """The same at another resolution."""
+        return dataclasses.replace(self, size=size)
+
+    def transforms(self) -> list[dict[str, Any]]:
+        """The same as parts of a config."""
+        if self.mode == "squash":
+            steps: list[dict[str, Any]] = [{"kind": "resize", "size": [self.size, self.size], "method": self.method}]
+        else:
+            steps = [
+                {"kind": "resize", "size": self.size, "method": self.method},
+                {"kind": "center_crop", "size": self.size},
+            ]
+        return [{"kind": "decode_image"}, *steps]
+
+    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
+        """uint8 `[n, size, size, 3]`, by bigcl's own transforms."""
+        steps = [registry.build("transform", part) for part in self.transforms()]
+        rng, result = np.random.default_rng(0), []
+        for picture in pictures:
+            example: dict[str, Any] = {"image": np.asarray(picture)}
+            for step in steps:
+                example = step(example, rng)
+            result.append(example["image"])
+        return np.stack(result)
+
+
+@dataclasses.dataclass
+class Model:
+    """A task with all that goes with it.
+
+    task: the resolved part, with the sizes of its towers written out.
+    arrays: float32, by path in the task.
+    preprocessing: None without an image tower.
+    card: lines for the model card: what it was trained on, with what result.
+    """
+
+    task: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    tokenizer: TokenizersJSON | None = None
+    preprocessing: Preprocessing | None = None
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def tower(self, name: str) -> dict[str, Any]:
+        """The part of a tower. Raises Inexpressible if there is none of its own, or of another kind than outside."""
+        part, kind = self.task["towers"].get(name), {"image": "vit", "text": "text"}[name]
+        if not isinstance(part, dict) or part["kind"] != kind:
+            raise Inexpressible(
+                f"task.towers.{name}: the target needs a tower of its own for {name!r}, of kind {kind!r}"
+            )
+        return part
+
+    def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Normalised embeddings of images (uint8) and token ids, by bigcl itself."""
+        _, skeleton, _ = build(self.task)
+        encode = jax.jit(lambda params, batch: skeleton.merge(params, {}).encode(batch))
+        return {k: np.asarray(v) for k, v in encode(self.arrays, dict(batch)).items()}
+
+
+class Inexpressible(ConfigError):
+    """A model that the target has no form for; the message names the option that stands in the way."""
+
+
+def build(task: Part) -> Any:
+    """The task without numbers, its skeleton, the shapes of its parameters."""
+    vocab = max((t.get("vocab") or 0 for t in task["towers"].values() if isinstance(t, Mapping)), default=0)
+    return outline(functools.partial(registry.build, "task", task, batch_size=2, vocab=vocab or None))
+
+
+def complete(task: Part, vocab: int | None = None) -> dict[str, Any]:
+    """A two-tower task with every default filled in and the sizes of its towers as numbers."""
+    if task["kind"] != "two_tower":
+        raise Inexpressible(f"task.kind: {task['kind']!r}; only two_tower leaves and arrives")
+    resolved = registry.resolve_nested(dict(task), Annotated[Part, "task"], "task")
+    text = resolved["towers"].get("text")
+    if isinstance(text, dict) and vocab and not text.get("vocab"):
+        text["vocab"] = vocab
+    _, _, shapes = build(resolved)
+    for name, part in resolved["towers"].items():
+        if isinstance(part, dict) and f"towers/{name}/stack/blocks/attention/qkv" in shapes:
+            part.update(sizes(part, {k: v.shape for k, v in shapes.items()}, f"towers/{name}"))
+    return resolved
+
+
+def sizes(part: Part, shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[str, Any]:
+    """Width, depth, heads and MLP width of a transformer from its arrays, and the patch from the variant."""
+    depth, width, _, heads, _ = shapes[f"{path}/stack/blocks/attention/qkv"]
+    found = {"width": width, "depth": depth, "heads": heads, "variant": None}
+    found["mlp_width"] = shapes[f"{path}/stack/blocks/mlp/up/kernel"][-1]
+    if part.get("patch") is None and "/" in (part.get("variant") or ""):
+        found["patch"] = int(part["variant"].partition("/")[2])
+    return found
+
+
+def load(workdir: pathlib.Path, step: int | None = None) -> Model:
+    """The model of a run, or of what `bigcl.convert` wrote, as it is evaluated: with moving averages where there are
+    any."""
+    path = workdir / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
+    config = json.loads(path.read_text())
+    tokenizer = TokenizersJSON(str(workdir / FILE)) if (workdir / FILE).exists() else None
+    task = complete(config["task"], None if tokenizer is None else tokenizer.vocab_size)
+    evaluations = [e.get("transforms", []) for e in config.get("evals", {}).values()]
+    transforms = evaluations[0] if evaluations else config.get("data", {}).get("transforms", [])
+    image = task["towers"].get("image")
+    preprocessing = Preprocessing.of(transforms, image) if isinstance(image, dict) and "mean" in image else None
+    arrays, step = load_arrays(workdir / "checkpoints", step)
+    _, _, shapes = build(task)
+    wanted = {k: v.shape for k, v in shapes.items()}
+    differences = [
+        k for k in {**wanted, **arrays} if k not in wanted or k not in arrays or arrays[k].shape != wanted[k]
+    ]
+    if differences:
+        raise ConfigError(f"{workdir}: checkpoint and config.json do not fit: {', '.join(differences)}")
+    card = {"config": config, "step": step, "workdir": workdir, "rows": workdir / "metrics.jsonl"}
+    return Model(task, arrays, tokenizer, preprocessing, card)
+
+
+def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.ndarray], int]:
+    """Parameters of a checkpoint on the host, each replaced by its moving average where there is one, and the step."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there; --workdir is the folder that was given to bigcl.train")
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.available(step)
+    path = folder.absolute() / str(step) / "default"
+    reader = ocp.PyTreeCheckpointer()
+    saved = reader.metadata(path).item_metadata.tree
+    wanted = {k: 0 for k in saved if k.startswith(("params/", "ema/"))}
+    as_numpy = {k: ocp.RestoreArgs(restore_type=np.ndarray) for k in wanted}
+    values = reader.restore(path, ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
+    checkpoints.close()
+    params = {k.removeprefix("params/"): np.asarray(v) for k, v in values.items() if k.startswith("params/")}
+    average = {k.removeprefix("ema/"): np.asarray(v) for k, v in values.items() if k.startswith("ema/")}
+    return {**params, **average}, step
+
+
+def save(model: Model, folder: pathlib.Path) -> None:
+    """Writes a folder for `checkpoint.init_from` (its `checkpoints`) and for `bigcl.export`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if checkpoints.latest() is not None:
+        checkpoints.close()
+        raise FileExistsError(f"--out: {folder} already holds checkpoints; choose another folder")
+    arrays = {f"params/{k}": v for k, v in model.arrays.items()}
+    checkpoints.manager.save(0, args=ocp.args.StandardSave(arrays))
+    checkpoints.close()
+    config: dict[str, Any] = {"task": model.task}
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder / FILE)
+        config["tokenizer"] = {"kind": "tokenizers_json", "path": str(folder / FILE)}
+    if model.preprocessing is not None:
+        config["data"] = {"transforms": model.preprocessing.transforms()}
+    files.write_json(config, folder / "config.json")
+
+
+def blank(task: Part) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """A task with its defaults filled in, and the shapes of its parameters."""
+    resolved = complete(task)
+    return resolved, {k: v.shape for k, v in build(resolved)[2].items()}
+
+
+def initial(task: Part, path: str) -> np.ndarray:
+    """What a fresh task starts a parameter with, where an outside model lacks it (the temperature of a lone tower)."""
+    module = registry.build("task", {**task, "towers": {}}, batch_size=2, rngs=nnx.Rngs(0))
+    return np.asarray(getattr(module, path)[...])
+
+
+def expect(part: Part, where: str, target: str, **allowed: Collection[Any]) -> None:
+    """Raises Inexpressible for an option of a tower that has a value the target has no form for.
+
+    An option that is not named here must have its default; those that change no output may have any value.
+    """
+    inert = {"kind", "variant", "dropout", "patch_dropout", "remat", "scan", "mean", "std", "norm_eps"}
+    inert |= {"width", "depth", "heads", "mlp_width", "patch", "image_size", "vocab", "length", "embed_dim"}
+    defaults = registry.signature(registry.constructor("tower", part["kind"]))
+    for key, value in part.items():
+        if key in inert:
+            continue
+        values = allowed.get(key, (defaults[key].default,))
+        if value not in values:
+            known = " or ".join(map(repr, values))
+            raise Inexpressible(f"{where}.{key} = {value!r}: {target} can express {known} only")

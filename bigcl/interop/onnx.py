@@ -1,0 +1,80 @@
+"""ONNX, for onnxruntime: PyTorch's exporter on what transformers makes of the model (timm of a lone image tower)."""
+
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from bigcl.interop import huggingface, timm
+from bigcl.interop.card import write_description
+from bigcl.interop.model import Model
+
+
+def export(model: Model, out: pathlib.Path) -> None:
+    """Writes `<input>.onnx`, from uint8 pixels `[b, h, w, 3]` or int64 token ids `[b, n]` to normalised embeddings.
+
+    Raises Inexpressible for what transformers has no form for, ImportError without PyTorch.
+    """
+    try:
+        import onnxscript  # noqa: F401, torch.onnx needs it
+        import torch
+    except ImportError as error:
+        raise ImportError('--to onnx: torch and onnxscript do the work: pip install "bigcl[export]"') from error
+    with tempfile.TemporaryDirectory() as scratch:
+        towers = torch_towers(model, pathlib.Path(scratch))
+    for name, (tower, example) in towers.items():
+        rows = {0: torch.export.Dim("b", min=1)}
+        torch.onnx.export(
+            tower, (example,), str(out / f"{name}.onnx"), input_names=[name], output_names=[f"{name}_embedding"],
+            dynamic_shapes=(rows,), dynamo=True, external_data=False, verbose=False,
+        )  # fmt: skip
+    write_description(model, out)
+
+
+def torch_towers(model: Model, folder: pathlib.Path) -> dict[str, tuple[Any, Any]]:
+    """PyTorch modules from raw inputs to normalised embeddings, each with an example of its input."""
+    import torch
+
+    lone = "text" not in model.task["towers"]
+    (timm if lone else huggingface).export(model, folder)
+    if lone:
+        import timm as library
+
+        whole: Any = library.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    else:
+        import transformers
+
+        whole = transformers.AutoModel.from_pretrained(folder).eval()
+    assert model.preprocessing is not None
+    mean, std = (torch.tensor(np.array(x, np.float32)) for x in (model.preprocessing.mean, model.preprocessing.std))
+
+    class Image(torch.nn.Module):
+        """Normalises the pixels too."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = whole
+
+        def forward(self, image: Any) -> Any:
+            x = ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+            embedding = self.model(x) if lone else self.model.get_image_features(pixel_values=x).pooler_output
+            return torch.nn.functional.normalize(embedding, dim=-1)
+
+    class Text(torch.nn.Module):
+        """Takes ids of the full length, padding included."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = whole
+
+        def forward(self, text: Any) -> Any:
+            return torch.nn.functional.normalize(self.model.get_text_features(input_ids=text).pooler_output, dim=-1)
+
+    size = model.preprocessing.size
+    found: dict[str, tuple[Any, Any]] = {"image": (Image().eval(), torch.zeros((2, size, size, 3), dtype=torch.uint8))}
+    if not lone:
+        tower = model.tower("text")
+        ids = torch.full((2, tower["length"]), tower["vocab"] - 1, dtype=torch.int64)
+        found["text"] = (Text().eval(), ids)
+    return found

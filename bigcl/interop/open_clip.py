@@ -1,0 +1,362 @@
+"""open_clip: its own CLIP (the names of OpenAI's), and SigLIP, whose image tower is timm's."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import tokenizers as hf
+
+from bigcl.data.tokenizers import TokenizersJSON
+from bigcl.interop import files, timm
+from bigcl.interop.huggingface import read_tokenizer, write_tokenizer
+from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect
+from bigcl.interop.table import Row, Table, convolution, flat, linear, multihead, norm, read, under, write
+
+CONFIG = "open_clip_config.json"
+
+BLOCK: Table = (
+    *norm("ln_1", "norm1"),
+    *multihead("attn", "attention"),
+    *norm("ln_2", "norm2"),
+    *linear("mlp.c_fc", "mlp/up"),
+    *linear("mlp.c_proj", "mlp/down"),
+)
+
+TEXT: Table = (
+    Row("token_embedding.weight", "embed"),
+    Row("positional_embedding", "position"),
+    *under("transformer.resblocks.*.", "stack/blocks/", BLOCK),
+    *norm("ln_final", "norm"),
+)
+
+VISUAL: Table = (
+    Row("class_embedding", "cls", flat),
+    Row("conv1.weight", "embed/kernel", convolution),
+    Row("positional_embedding", "position"),
+    *norm("ln_pre", "pre_norm"),
+    *under("transformer.resblocks.*.", "stack/blocks/", BLOCK),
+    *norm("ln_post", "norm"),
+    Row("proj", "projection/kernel"),
+)
+
+SCALARS: Table = (Row("logit_scale", "log_scale"), Row("logit_bias", "bias"))
+
+PROJECTION: Table = (Row("text_projection", "projection/kernel"),)
+PROJECTION_WITH_BIAS: Table = linear("text_projection", "projection")
+
+
+def table(*, trunk: bool, custom_text: bool, bias: bool) -> Table:
+    """trunk: the image tower is timm's.  custom_text: text names have a prefix.  bias: of the text projection."""
+    image = timm.TRUNK + linear("proj", "projection") if trunk else VISUAL
+    text = TEXT + (PROJECTION_WITH_BIAS if bias else PROJECTION)
+    return (
+        *under("visual.trunk." if trunk else "visual.", "towers/image/", image),
+        *under("text." if custom_text else "", "towers/text/", text),
+        *SCALARS,
+    )
+
+
+ACTIVATIONS: dict[str, dict[str, Any]] = {
+    "gelu": {},
+    "gelu_tanh": {"act_kwargs": {"approximate": "tanh"}},
+    "quick_gelu": {},
+}
+TEXT_POOLS = {"eot": "argmax", "last": "last", "first": "first"}
+
+
+def timm_name(tower: dict[str, Any]) -> str:
+    """The name of a SigLIP image tower in timm. Raises Inexpressible: open_clip takes timm's models as they are."""
+    sizes: dict[tuple[int, ...], str] = {
+        (768, 12, 12, 3072): "base",
+        (1024, 24, 16, 4096): "large",
+        (1152, 27, 16, 4304): "so400m",
+        (1536, 40, 16, 6144): "giantopt",
+    }
+    published: dict[str, dict[int, tuple[int, ...]]] = {
+        "base": {32: (256,), 16: (224, 256, 384, 512)},
+        "large": {16: (256, 384, 512)},
+        "so400m": {14: (224, 378, 384), 16: (256, 384, 512)},
+        "giantopt": {16: (256, 384)},
+    }
+    key = (tower["width"], tower["depth"], tower["heads"], tower["mlp_width"])
+    name = sizes.get(key, "")
+    if tower["image_size"] not in published.get(name, {}).get(tower["patch"], ()):
+        raise Inexpressible(
+            f"task.towers.image: pool = 'map' at {key[0]} wide, {key[1]} deep, {key[2]} heads, patch {tower['patch']}, "
+            f"{tower['image_size']} px: open_clip has attention pooling in SigLIP's published sizes only"
+        )
+    known = timm.siglip_activation(name, tower["patch"], tower["image_size"])
+    if tower["activation"] != known:
+        raise Inexpressible(
+            f"task.towers.image.activation = {tower['activation']!r}: this size has {known!r} in open_clip"
+        )
+    return f"vit_{name}_patch{tower['patch']}_siglip_{tower['image_size']}"
+
+
+def vision_config(tower: dict[str, Any]) -> dict[str, Any]:
+    """`vision_cfg` of an image tower that is open_clip's own. Raises Inexpressible."""
+    where = "task.towers.image"
+    if tower["pool"] == "mean" and tower["registers"] != 1:
+        raise Inexpressible(
+            f"{where}.registers = {tower['registers']}: open_clip has mean pooling beside a class token only; train "
+            "with registers=1, which is the same, or with pool='cls'"
+        )
+    expect(
+        tower, where, "open_clip", pool=("cls", "mean"), activation=ACTIVATIONS, pre_norm=(False, True),
+        patch_bias=(False, True), trim=(False, True), registers=(int(tower["pool"] == "mean"),),
+    )  # fmt: skip
+    if not tower["embed_dim"]:
+        raise Inexpressible(f"{where}.embed_dim: open_clip always projects the image; set it")
+    return {
+        "image_size": tower["image_size"],
+        "patch_size": tower["patch"],
+        "layers": tower["depth"],
+        "width": tower["width"],
+        "head_width": tower["width"] // tower["heads"],
+        "mlp_ratio": timm.ratio(tower),
+        "no_ln_pre": not tower["pre_norm"],
+        "pool_type": "tok" if tower["pool"] == "cls" else "avg",
+        "norm_kwargs": {"eps": tower["norm_eps"]},
+        **ACTIVATIONS[tower["activation"]],
+    }
+
+
+def text_config(tower: dict[str, Any]) -> dict[str, Any]:
+    """`text_cfg` of a text tower. Raises Inexpressible."""
+    where = "task.towers.text"
+    # What follows the end token is not seen by it, so that there the mask of padding changes nothing.
+    hidden = tower["causal"] and tower["pool"] in ("eot", "first")
+    expect(
+        tower, where, "open_clip", pool=TEXT_POOLS, activation=ACTIVATIONS, causal=(True, False),
+        projection_bias=(False, True), pad_id=(tower["pad_id"],) if hidden else (None,),
+    )  # fmt: skip
+    if not tower["embed_dim"]:
+        raise Inexpressible(f"{where}.embed_dim: open_clip always projects the text; set it")
+    return {
+        "context_length": tower["length"],
+        "vocab_size": tower["vocab"],
+        "width": tower["width"],
+        "heads": tower["heads"],
+        "layers": tower["depth"],
+        "mlp_ratio": timm.ratio(tower),
+        "no_causal_mask": not tower["causal"],
+        "pool_type": TEXT_POOLS[tower["pool"]],
+        "proj_bias": tower["projection_bias"],
+        "norm_kwargs": {"eps": tower["norm_eps"]},
+        **ACTIVATIONS[tower["activation"]],
+    }
+
+
+def own_form(arrays: dict[str, np.ndarray], tower: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The same function with the arrays of open_clip's own image tower: patches without bias, and always a class
+    token. Beside mean pooling that is one register, which has no position."""
+    arrays = timm.without_patch_bias(arrays, tower) if tower["patch_bias"] else dict(arrays)
+    if tower["pool"] == "mean":
+        register, position = arrays.pop("towers/image/registers"), arrays["towers/image/position"]
+        arrays["towers/image/cls"] = register
+        arrays["towers/image/position"] = np.concatenate([np.zeros_like(register), position])
+    return arrays
+
+
+def model_config(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
+    """`model_cfg`, the table of names, and the arrays in open_clip's form. Raises Inexpressible."""
+    image, text = model.tower("image"), model.tower("text")
+    text_cfg = text_config(text)
+    trunk = image["pool"] == "map"
+    if trunk:
+        timm.arguments(image)
+        if image["embed_dim"] or image["norm_eps"] != 1e-6:
+            raise Inexpressible("task.towers.image: open_clip's SigLIP has embed_dim None and norm_eps 1e-6")
+        vision_cfg: dict[str, Any] = {
+            "image_size": image["image_size"],
+            "timm_model_name": timm_name(image),
+            "timm_model_pretrained": False,
+            "timm_pool": "map",
+            "timm_proj": "none",
+        }
+        arrays = timm.trunk_form(model.arrays, image)
+    else:
+        vision_cfg, arrays = vision_config(image), own_form(model.arrays, image)
+    quick = {t["activation"] == "quick_gelu" for t in ((text,) if trunk else (image, text))}
+    if len(quick) == 2:
+        raise Inexpressible("task.towers.*.activation: open_clip has quick_gelu in both towers or in none")
+    config: dict[str, Any] = {
+        "embed_dim": text["embed_dim"],
+        "quick_gelu": quick == {True},
+        "custom_text": trunk,
+        "vision_cfg": vision_cfg,
+        "text_cfg": text_cfg,
+    }
+    if "bias" in arrays:
+        config["init_logit_bias"] = -10.0
+    return config, table(trunk=trunk, custom_text=trunk, bias=text["projection_bias"]), arrays
+
+
+def export(model: Model, out: pathlib.Path) -> None:
+    """Writes a folder for `open_clip.create_model_and_transforms("local-dir:OUT")` and `open_clip.get_tokenizer`."""
+    config, names, arrays = model_config(model)
+    assert model.preprocessing is not None
+    preprocess = preprocess_config(model.preprocessing)
+    if model.tokenizer is not None:
+        write_tokenizer(model, out)
+        config["text_cfg"]["hf_tokenizer_name"] = (
+            "."  # in a local folder the name counts for nothing, but must be there
+        )
+    files.write_safetensors(write(names, arrays), out / "open_clip_model.safetensors")
+    files.write_json({"model_cfg": config, "preprocess_cfg": preprocess}, out / CONFIG)
+
+
+def preprocess_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Preprocessing in open_clip's words."""
+    if preprocessing.method == "lanczos":
+        raise Inexpressible("transforms: resize with method 'lanczos': open_clip has bicubic and bilinear")
+    return {
+        "size": preprocessing.size,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "interpolation": preprocessing.method,
+        "resize_mode": preprocessing.mode,
+    }
+
+
+def activation(config: dict[str, Any], quick_gelu: bool) -> str:
+    """bigcl's name of what a `vision_cfg` or `text_cfg` says."""
+    if quick_gelu:
+        return "quick_gelu"
+    return "gelu_tanh" if (config.get("act_kwargs") or {}).get("approximate") == "tanh" else "gelu"
+
+
+def image_part(vision: dict[str, Any], config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The image tower that `model_cfg` and the tensors describe."""
+    if "timm_model_name" in vision:
+        name = vision["timm_model_name"]
+        if "_siglip_" not in name or "_gap_" in name or vision.get("timm_proj") != "none":
+            raise Inexpressible(f"{CONFIG}: timm_model_name {name!r}: bigcl reads SigLIP's image towers")
+        trunk = {k.removeprefix("visual.trunk."): s for k, s in shapes.items() if k.startswith("visual.trunk.")}
+        options = timm.architecture_options(name)
+        return timm.tower_of(trunk, pool="map", heads=None, size=vision.get("image_size"), **options)
+    known = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "no_ln_pre"}
+    known |= {"pool_type", "act_kwargs", "norm_kwargs", "output_tokens"}
+    refuse_unknown(vision, known, "vision_cfg")
+    if not isinstance(vision.get("layers", 12), int):
+        raise Inexpressible(f"{CONFIG}: vision_cfg.layers {vision['layers']}: a CLIP ResNet; bigcl has no such tower")
+    if vision.get("pool_type", "tok") not in ("tok", "avg"):
+        raise Inexpressible(f"{CONFIG}: vision_cfg.pool_type {vision['pool_type']!r}")
+    mean = vision.get("pool_type", "tok") == "avg"
+    width = vision.get("width", 768)
+    return {
+        "kind": "vit",
+        "image_size": vision.get("image_size", 224),
+        "patch": vision.get("patch_size", 16),
+        "width": width,
+        "depth": vision.get("layers", 12),
+        "heads": width // vision.get("head_width", 64),
+        "mlp_width": int(width * vision.get("mlp_ratio", 4.0)),
+        "pool": "mean" if mean else "cls",
+        "registers": int(mean),
+        "pre_norm": not vision.get("no_ln_pre", False),
+        "patch_bias": False,
+        "activation": activation(vision, config.get("quick_gelu", False)),
+        "norm_eps": (vision.get("norm_kwargs") or {}).get("eps", 1e-5),
+        "embed_dim": config["embed_dim"],
+    }
+
+
+def text_part(text: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The text tower that `model_cfg` describes."""
+    known = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "pool_type"}
+    known |= {"proj_bias", "act_kwargs", "norm_kwargs", "pad_id", "eos_id", "output_tokens", "hf_tokenizer_name"}
+    refuse_unknown(text, known | {"tokenizer_kwargs", "tokenizer_mode"}, "text_cfg")
+    pools = {v: k for k, v in TEXT_POOLS.items()}
+    if text.get("pool_type", "argmax") not in pools:
+        raise Inexpressible(f"{CONFIG}: text_cfg.pool_type {text['pool_type']!r}; bigcl has {', '.join(pools)}")
+    width = text.get("width", 512)
+    return {
+        "kind": "text",
+        "vocab": text.get("vocab_size", 49408),
+        "length": text.get("context_length", 77),
+        "width": width,
+        "depth": text.get("layers", 12),
+        "heads": text.get("heads", 8),
+        "mlp_width": int(width * text.get("mlp_ratio", 4.0)),
+        "causal": not text.get("no_causal_mask", False),
+        "pool": pools[text.get("pool_type", "argmax")],
+        "activation": activation(text, config.get("quick_gelu", False)),
+        "norm_eps": (text.get("norm_kwargs") or {}).get("eps", 1e-5),
+        "embed_dim": config["embed_dim"],
+        "projection_bias": text.get("proj_bias", False),
+    }
+
+
+def refuse_unknown(config: dict[str, Any], known: set[str], where: str) -> None:
+    """Raises Inexpressible for an option that is set and that bigcl has no form for."""
+    for key, value in config.items():
+        if key not in known and value:
+            raise Inexpressible(f"{CONFIG}: {where}.{key} = {value!r}: bigcl has no such option")
+
+
+def load(path: pathlib.Path) -> Model:
+    """A folder with `open_clip_config.json` and weights, as open_clip writes and its Hub repositories have."""
+    weights = files.find_weights(path)
+    record = files.read_json(weights.with_name(CONFIG))
+    config, given = record.get("model_cfg", record), record.get("preprocess_cfg", {})
+    for section in ("vision_cfg", "text_cfg"):
+        if not isinstance(config.get(section), dict):
+            raise files.BadFile(f"{weights.with_name(CONFIG)}: no section {section}")
+    refuse_unknown(
+        config,
+        {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_bias", "init_logit_scale"},
+        "model_cfg",
+    )
+    tensors = files.read_tensors(weights)
+    shapes = {k: v.shape for k, v in tensors.items()}
+    trunk = "timm_model_name" in config["vision_cfg"]
+    image, text = image_part(config["vision_cfg"], config, shapes), text_part(config["text_cfg"], config)
+    image |= {"mean": list(given.get("mean", OPENAI_MEAN)), "std": list(given.get("std", OPENAI_STD))}
+    loss = "sigmoid" if "logit_bias" in tensors else "infonce"
+    towers = {"image": image, "text": text}
+    task, wanted = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": loss, "of": list(towers)}]})
+    if image["pool"] == "mean":  # the class token beside mean pooling is a register, which has no position of its own
+        position = tensors["visual.positional_embedding"]
+        tensors["visual.class_embedding"] = tensors["visual.class_embedding"] + position[0]
+        tensors["visual.positional_embedding"] = position[1:]
+    names = table(trunk=trunk, custom_text="text.ln_final.weight" in tensors, bias=text["projection_bias"])
+    if image["pool"] == "mean":
+        names = tuple(r._replace(path="towers/image/registers") if r.path == "towers/image/cls" else r for r in names)
+    for name in ("logit_scale", "logit_bias"):  # of one element in some files
+        if name in tensors:
+            tensors[name] = tensors[name].reshape(())
+    arrays = read(names, tensors, wanted, where=str(weights))
+    size = given.get("size", image["image_size"])
+    if image["image_size"] != (size if isinstance(size, int) else size[0]) and not trunk:
+        print(f"{path}: preprocess_cfg.size is {size}, the tower's {image['image_size']}; the tower's is taken")
+    mode, method = given.get("resize_mode", "shortest"), given.get("interpolation", "bicubic")
+    if mode not in ("shortest", "squash") or method not in ("bicubic", "bilinear"):
+        raise Inexpressible(
+            f"{CONFIG}: preprocess_cfg: resize_mode {mode!r} by {method!r}; bigcl has no such transform"
+        )
+    preprocessing = Preprocessing(
+        image["image_size"],
+        mode,
+        method,
+        tuple(image["mean"]),
+        tuple(image["std"]),
+    )
+    tokenizer = read_tokenizer(weights.parent)
+    if tokenizer is not None:
+        clean(tokenizer, (config["text_cfg"].get("tokenizer_kwargs") or {}).get("clean", "whitespace"))
+    return Model(task, arrays, tokenizer, preprocessing)
+
+
+def clean(tokenizer: TokenizersJSON, how: str) -> None:
+    """Gives the tokenizer what open_clip does to a text before it, but for the repair of broken Unicode and HTML."""
+    steps: list[Any] = [] if how == "whitespace" else [hf.normalizers.Lowercase()]
+    if how == "canonicalize":
+        steps += [hf.normalizers.Replace("_", " "), hf.normalizers.Replace(hf.Regex("[!-/:-@\\[-`{-~]"), "")]
+    steps += [hf.normalizers.Replace(hf.Regex(r"\s+"), " "), hf.normalizers.Strip()]
+    old = tokenizer.model.normalizer
+    tokenizer.model.normalizer = hf.normalizers.Sequence(steps if old is None else [*steps, old])
+
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""What open_clip takes where a file says nothing."""

@@ -1,0 +1,181 @@
+"""The proof of an export: the same raw pictures and texts through the target's own library and through bigcl."""
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from bigcl import registry
+from bigcl.data.sources import Source
+from bigcl.interop.model import Model, Preprocessing
+from bigcl.interop.peers import PEERS
+
+TOLERANCES = {"image": 1e-4, "text": 1e-4, "logits": 1e-4, "pixels": 1.01, "ids": 0.0}
+"""Largest differences that pass: of embeddings (of length 1) and logits in float32, of pixels in levels of 0 to 255.
+
+Embeddings and logits are compared on pictures that have the size of the tower. The others show that preprocessing is
+the same up to how a library rounds when it resizes, which is one level; `resized` says what that makes of embeddings.
+"""
+
+TEXTS = (
+    "a photo of a cat",
+    "Two Dogs run along the beach",
+    "une tasse de café",
+    "東京の夜景",
+    "x",
+    "a very long description of a picture that says the same thing over and over, " * 6,
+)
+
+
+class Unproven(RuntimeError):
+    """The exported model is not the same; the folder is left as it is."""
+
+
+def check_installed(target: str) -> None:
+    """Raises ImportError, naming the extra, if the target's library is not there to prove an export with."""
+    missing = [package for package in PEERS[target][1] if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ImportError(
+            f'--to {target}: the proof needs {", ".join(missing)}: pip install "bigcl[export]", or write without '
+            "proof by --no-verify"
+        )
+
+
+def prove(target: str, model: Model, folder: pathlib.Path) -> dict[str, float]:
+    """The largest difference of each output between the target's library and bigcl, on the same raw inputs.
+
+    Raises Unproven if the library cannot load or run the folder. Whether the differences are small is for the caller.
+    """
+    pictures, texts = raw_inputs(model)
+    ids = token_ids(model, texts)
+    with tempfile.TemporaryDirectory() as scratch:
+        inputs, output = pathlib.Path(scratch), pathlib.Path(scratch) / "outputs.npz"
+        (inputs / "pictures").mkdir()
+        for i, picture in enumerate(pictures):
+            picture.save(inputs / "pictures" / f"{i:03}.png")
+        (inputs / "texts.json").write_text(json.dumps(texts))
+        np.save(inputs / "ids.npy", ids)
+        command = [sys.executable, "-m", "bigcl.interop.peers", target, str(folder), str(inputs), str(output)]
+        offline = {**os.environ, "HF_HUB_OFFLINE": "1"}  # what the folder lacks must not come from elsewhere
+        done = subprocess.run(command, capture_output=True, text=True, env=offline, check=False)
+        if done.returncode:
+            raise Unproven(f"{target} cannot run {folder}:\n{done.stderr.strip()[-2_000:]}")
+        with np.load(output, allow_pickle=False) as file:
+            theirs = {k: file[k] for k in file.files}
+    if target == "safetensors":
+        return differences(theirs, {k: digest(v) for k, v in model.arrays.items()})
+    return split_differences(theirs, outputs(model, pictures, ids), pictures, model)
+
+
+def digest(value: np.ndarray) -> np.ndarray:
+    """The sha256 of an array, as bytes."""
+    return np.frombuffer(hashlib.sha256(value.tobytes()).digest(), np.uint8)
+
+
+def split_differences(
+    theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray], pictures: Sequence[Image.Image], model: Model
+) -> dict[str, float]:
+    """The differences as TOLERANCES has them."""
+    if model.preprocessing is None:
+        return differences(theirs, ours)
+    size = model.preprocessing.size
+    as_is = np.array([p.size == (size, size) for p in pictures])
+    for side in (theirs, ours):
+        side["pixels"] = levels(side["pixels"], model.preprocessing)
+        side["resized"] = side["image"][~as_is]
+        side |= {k: side[k][as_is] for k in ("image", "logits") if k in side}
+    return differences(theirs, ours)
+
+
+def levels(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Pixels `[n, h, w, 3]` in levels of 0 to 255, from those or from normalised ones with the channels in front."""
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.float32)
+    mean, std = (np.array(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
+    return 255 * (pixels.transpose(0, 2, 3, 1) * std + mean)
+
+
+def differences(theirs: dict[str, np.ndarray], ours: dict[str, np.ndarray]) -> dict[str, float]:
+    """The largest difference of each of their outputs; infinite where the shapes differ."""
+    result = {}
+    for name, value in theirs.items():
+        mine = ours.get(name)
+        if mine is None or mine.shape != value.shape:
+            result[name] = float("inf")
+        else:
+            result[name] = float(np.abs(value.astype(np.float64) - mine).max(initial=0.0))
+    return result
+
+
+def passed(figures: dict[str, float]) -> bool:
+    """Whether every difference is within its tolerance (of a tensor read back: none)."""
+    return all(value <= TOLERANCES.get(name, 0.0) for name, value in figures.items() if name != "resized")
+
+
+def outputs(model: Model, pictures: Sequence[Image.Image], ids: np.ndarray) -> dict[str, np.ndarray]:
+    """bigcl's embeddings and logits."""
+    batch: dict[str, np.ndarray] = {}
+    if "image" in model.task["towers"] and model.preprocessing is not None:
+        batch["image"] = model.preprocessing(pictures)
+    if "text" in model.task["towers"]:
+        batch["text"] = ids
+    result = model.encode(batch) | {name: batch[k] for k, name in (("image", "pixels"), ("text", "ids")) if k in batch}
+    if {"image", "text"} <= set(result):
+        bias = model.arrays.get("bias", np.float32(0))
+        result["logits"] = np.exp(model.arrays["log_scale"]) * result["image"] @ result["text"].T + bias
+    return result
+
+
+def token_ids(model: Model, texts: Sequence[str]) -> np.ndarray:
+    """The texts as bigcl's tokenizer has them; random ids with the largest at the end where there is no tokenizer."""
+    if "text" not in model.task["towers"]:
+        return np.zeros((len(texts), 1), np.int32)
+    tower = model.tower("text")
+    if model.tokenizer is not None:
+        return model.tokenizer(list(texts), tower["length"])
+    rng = np.random.default_rng(0)
+    ids = rng.integers(3, tower["vocab"] - 1, (len(texts), tower["length"]), dtype=np.int32)
+    ids[:, -1] = tower["vocab"] - 1
+    return ids
+
+
+def raw_inputs(model: Model) -> tuple[list[Image.Image], list[str]]:
+    """Pictures of several shapes and texts of several lengths, and the first examples that the run was evaluated on."""
+    size = model.preprocessing.size if model.preprocessing is not None else 32
+    shapes = [*[(size, size)] * 4, (3 * size // 2, 3 * size // 2), (2 * size, 4 * size), (4 * size, 2 * size)]
+    pictures = [painting(shape, seed) for seed, shape in enumerate(shapes)]
+    texts = list(TEXTS)
+    source = evaluated(model)
+    for i in range(min(8, 0 if source is None else len(source))):
+        example = {} if source is None else source[i]
+        if isinstance(example.get("image"), bytes):
+            pictures.append(Image.open(io.BytesIO(example["image"])).convert("RGB"))
+        if isinstance(example.get("text"), str):
+            texts.append(example["text"])
+    return pictures, texts
+
+
+def evaluated(model: Model) -> Source | None:
+    """The source of the run's first evaluator, if it is here."""
+    evaluators = list(model.card.get("config", {}).get("evals", {}).values())
+    try:
+        return registry.build("source", evaluators[0]["source"]) if evaluators else None
+    except (OSError, ImportError, ValueError):
+        return None
+
+
+def painting(shape: tuple[int, int], seed: int) -> Image.Image:
+    """A smooth picture with some noise: what survives resizing, and what does not."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC)).astype(np.int16)
+    return Image.fromarray(np.clip(smooth + rng.integers(-20, 21, smooth.shape), 0, 255).astype(np.uint8))

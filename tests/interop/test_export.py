@@ -1,0 +1,208 @@
+"""Exported folders are the same model to the libraries they are for, and say so; what cannot leave is refused."""
+
+import importlib.util
+import json
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bigcl import export as command
+from bigcl.checkpoint import Checkpoints
+from bigcl.data.tokenizers import TokenizersJSON, train_bpe
+from bigcl.interop import files, huggingface, open_clip, proof, timm
+from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, load, save
+
+TEXTS = ["a cat on a mat", "the dog and the log", "Straße und Café", "東京の夜"] * 3
+PEERS = pytest.mark.skipif(
+    any(importlib.util.find_spec(p) is None for p in ("torch", "transformers", "open_clip", "timm")),
+    reason="runs the targets' own libraries: pip install '.[interop-test]'",
+)
+
+IMAGE = {"kind": "vit", "image_size": 16, "patch": 8, "width": 32, "depth": 2, "heads": 4, "mlp_width": 48}
+IMAGE |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+TEXT = {"kind": "text", "length": 12, "width": 24, "depth": 2, "heads": 2, "mlp_width": 36}
+EMOJI = {"image": {"pool": "mean", "embed_dim": 20}, "text": {"embed_dim": 20, "pad_id": 0}}
+CLIP = {
+    "image": {"pre_norm": True, "patch_bias": False, "embed_dim": 20, "activation": "quick_gelu", "norm_eps": 1e-5},
+    "text": {"embed_dim": 20, "activation": "quick_gelu", "norm_eps": 1e-5},
+}
+SIGLIP = {
+    "image": {"pool": "map"},
+    "text": {"embed_dim": 32, "causal": False, "pool": "last", "projection_bias": True},
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    trained = train_bpe(iter(TEXTS), 300)
+    trained.save(str(path))
+    return TokenizersJSON(str(path))
+
+
+def make(towers, tokenizer, loss="infonce", mode="squash", **change):
+    """A model with random weights. change: options of the image tower."""
+    image, text = {**IMAGE, **towers["image"], **change}, {**TEXT, "vocab": tokenizer.vocab_size, **towers["text"]}
+    task = {
+        "kind": "two_tower",
+        "towers": {"image": image, "text": text},
+        "losses": [{"kind": loss, "of": ["image", "text"]}],
+    }
+    task, shapes = blank(task)
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(scale=0.2, size=s).astype(np.float32) for k, s in shapes.items()}
+    arrays["log_scale"] = np.float32(2.0).reshape(())
+    return Model(task, arrays, tokenizer, Preprocessing.of(Preprocessing(16, mode).transforms(), image))
+
+
+def exported(model, target, folder, **options):
+    save(model, folder / "run")
+    return command.export(folder / "run", target, folder / "out", **options)
+
+
+@PEERS
+@pytest.mark.parametrize(
+    "towers, loss, change, target, kind",
+    [
+        (EMOJI, "infonce", {"registers": 1}, "open_clip", None),
+        (EMOJI, "infonce", {"registers": 1}, "transformers", "vision-text-dual-encoder"),
+        (EMOJI, "infonce", {}, "transformers", "vision-text-dual-encoder"),
+        (CLIP, "infonce", {}, "open_clip", None),
+        (CLIP, "sigmoid", {}, "open_clip", None),
+        (CLIP, "infonce", {"patch_bias": True}, "transformers", "clip"),
+        (SIGLIP, "sigmoid", {}, "transformers", "siglip"),
+        (CLIP, "infonce", {}, "timm", None),
+        (EMOJI, "infonce", {"qk_norm": True, "positions": "rotary", "gated": True}, "jax", None),
+        (EMOJI, "infonce", {}, "onnx", None),
+    ],
+)
+@pytest.mark.slow
+def test_the_target_agrees(towers, loss, change, target, kind, tokenizer, tmp_path):
+    if target == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    model = make(towers, tokenizer, loss, "shortest", **change)
+    figures = exported(model, target, tmp_path)
+    assert proof.passed(figures) and {"image", "pixels"} <= set(figures)
+    if target in ("open_clip", "transformers"):
+        assert figures["ids"] == 0 and figures["logits"] < 1e-4
+    if kind is not None:
+        assert files.read_json(tmp_path / "out" / "config.json")["model_type"] == kind
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "in float32: passed" in card and "largest difference" in card
+
+
+@PEERS
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["weights", "preprocessing", "tokenizer"])
+def test_a_wrong_export_fails_and_stays(harm, tokenizer, tmp_path, monkeypatch):
+    write = huggingface.export
+
+    def export(model, out):
+        write(model, out)
+        if harm == "weights":
+            tensors = files.read_tensors(out / "model.safetensors")
+            tensors["text_model.encoder.layers.1.mlp.fc2.bias"][0] += 1e-2
+            files.write_safetensors(tensors, out / "model.safetensors")
+        elif harm == "preprocessing":
+            config = files.read_json(out / "preprocessor_config.json")
+            files.write_json({**config, "resample": 0}, out / "preprocessor_config.json")
+        else:
+            text = (out / "tokenizer.json").read_text()
+            (out / "tokenizer.json").write_text(text.replace('"Lowercase"', '"NFC"'))
+
+    monkeypatch.setattr(huggingface, "export", export)
+    with pytest.raises(proof.Unproven, match="something else than bigcl"):
+        exported(make(CLIP, tokenizer), "transformers", tmp_path)
+    assert "in float32: FAILED" in (tmp_path / "out" / "README.md").read_text()
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_a_tower_alone_leaves_as_stablehlo(name, tokenizer, tmp_path):
+    pytest.importorskip("flatbuffers")
+    both = make({**EMOJI, "text": {"post_norm": True, "causal": False, "pool": "mean", "pad_id": 0}}, tokenizer)
+    task, shapes = blank({"kind": "two_tower", "towers": {name: both.task["towers"][name]}, "losses": []})
+    arrays = {k: both.arrays[k] for k in shapes}
+    model = Model(task, arrays, *((None, both.preprocessing) if name == "image" else (tokenizer, None)))
+    figures = exported(model, "jax", tmp_path)
+    assert proof.passed(figures)
+    assert set(figures) == ({"image", "pixels", "resized"} if name == "image" else {"text", "ids"})
+
+
+def test_plain_safetensors(tokenizer, tmp_path):
+    model = make(SIGLIP, tokenizer, "sigmoid")
+    figures = exported(model, "safetensors", tmp_path)
+    assert set(figures) == set(model.arrays) and not any(figures.values())
+    assert files.read_json(tmp_path / "out" / "config.json")["task"] == model.task
+    assert "0 differ" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("target, form", [("open_clip", open_clip), ("transformers", huggingface), ("timm", timm)])
+def test_without_proof_no_library_is_needed(target, form, tokenizer, tmp_path):
+    assert exported(make(CLIP, tokenizer), target, tmp_path, verify=False) is None
+    assert "Not checked (`--no-verify`)" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_missing_library_is_named(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r"needs torch, torchvision, timm: pip install \"bigcl\[export\]\", or .*--no-v"
+    ):
+        exported(make(CLIP, tokenizer), "timm", tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_over(tokenizer, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        exported(make(CLIP, tokenizer), "safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "form, towers, loss, change, message",
+    [
+        (open_clip, EMOJI, "infonce", {}, "registers = 0: open_clip has mean pooling beside a class token only"),
+        (open_clip, CLIP, "infonce", {"qk_norm": True}, "image.qk_norm = True: open_clip can express False only"),
+        (open_clip, CLIP, "infonce", {"activation": "gelu"}, "quick_gelu in both towers or in none"),
+        (open_clip, CLIP, "infonce", {"embed_dim": None}, "embed_dim: open_clip always projects the image"),
+        (open_clip, SIGLIP, "sigmoid", {}, "published sizes only"),
+        (huggingface, CLIP, "sigmoid", {}, "task.losses: a sigmoid loss has a bias"),
+        (huggingface, CLIP, "infonce", {"positions": "rotary"}, "positions = 'rotary'"),
+        (huggingface, EMOJI, "infonce", {"gated": True}, "gated = True"),
+        (timm, CLIP, "infonce", {"norm_eps": 1e-3}, "norm_eps = 0.001"),
+    ],
+)
+def test_what_a_target_cannot_express_is_named(form, towers, loss, change, message, tokenizer, tmp_path):
+    with pytest.raises(Inexpressible) as error:
+        form.export(make(towers, tokenizer, loss, **change), tmp_path)
+    assert message in str(error.value)
+    assert not list(pathlib.Path(tmp_path).iterdir())
+
+
+def test_a_saved_model_starts_a_run(tokenizer, tmp_path):
+    """Its checkpoints are what `checkpoint.init_from` names; a tower is taken by a pattern."""
+    model = make(CLIP, tokenizer)
+    save(model, tmp_path / "run")
+    fresh = {k: jnp.zeros(v.shape) for k, v in model.arrays.items()}
+    found = Checkpoints(tmp_path / "run" / "checkpoints").restore_params(fresh, ["towers/image/.*"])
+    for path, array in model.arrays.items():
+        expected = array if path.startswith("towers/image/") else 0 * array
+        np.testing.assert_array_equal(found[path], expected, err_msg=path)
+
+
+def test_a_saved_model_is_read_back(tokenizer, tmp_path):
+    model = make(SIGLIP, tokenizer, "sigmoid", "shortest")
+    save(model, tmp_path / "run")
+    again = load(tmp_path / "run")
+    assert json.dumps(again.task, sort_keys=True) == json.dumps(model.task, sort_keys=True)
+    assert (
+        again.preprocessing
+        == model.preprocessing
+        == Preprocessing(16, "shortest", mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    )
+    for path, array in model.arrays.items():
+        np.testing.assert_array_equal(again.arrays[path], array)
