@@ -12,15 +12,20 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from bigcl.data.sources import BadRecord
+from bigcl.data.transforms import image as transforms
 from bigcl.data.transforms.image import (
     CenterCrop,
     DecodeImage,
+    Encoded,
     RandomAffine,
     RandomCrop,
     RandomFlip,
     RandomResizedCrop,
     Resize,
     Shift,
+    fast_resize,
+    reduction,
+    resize,
 )
 
 RNG = np.random.default_rng(0)
@@ -197,6 +202,118 @@ class TestResize:
         stripes = np.zeros((64, 64, 3), np.uint8)
         stripes[:, ::2] = 255
         assert abs(apply(Resize([8, 8], method), stripes).astype(int)[:, 2:-2] - 127.5).max() < 4
+
+
+WAVES = np.sin(np.mgrid[:300, :400][..., None] / [9, 13, 21] + [0, 1, 2])  # smooth: half of the pixels tell the rest
+SMOOTH = (127.5 + 60 * WAVES[0] + 60 * WAVES[1]).astype(np.uint8)
+
+
+def smooth_jpeg(**options):
+    return encode(Image.fromarray(SMOOTH), "JPEG", quality=95, **options)
+
+
+@pytest.fixture(params=["fast", "pillow"])
+def library(request, monkeypatch):
+    """Both ways to decode and resize."""
+    if request.param == "fast":
+        pytest.importorskip("simplejpeg")
+        pytest.importorskip("cykooz_resizer")
+    monkeypatch.setattr(transforms, "FAST_DECODE", request.param == "fast")
+    monkeypatch.setattr(transforms, "FAST_RESIZE", request.param == "fast")
+    return request.param
+
+
+class TestEncoded:
+    """JPEG at a reduced scale, and resizing with and without the fast libraries."""
+
+    @pytest.mark.parametrize("factor", [1, 2, 4, 8])
+    @pytest.mark.parametrize(
+        "options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True}, {"keep_rgb": True}], ids=str
+    )
+    def test_the_fast_decoder_gives_the_same_pixels(self, monkeypatch, factor, options):
+        pytest.importorskip("simplejpeg")
+        data = smooth_jpeg(**options)
+        monkeypatch.setattr(transforms, "FAST_DECODE", True)
+        fast = Encoded(data).fast(factor)
+        monkeypatch.setattr(transforms, "FAST_DECODE", False)
+        assert Encoded(data).fast(factor) is None
+        expected = Encoded(data).decode(factor)
+        assert fast.shape == expected.shape == (-(-300 // factor), -(-400 // factor), 3)
+        assert abs(fast.astype(int) - expected).max() <= 1
+
+    @pytest.mark.parametrize("mode", ["L", "CMYK"])
+    def test_what_is_no_plain_colour_is_left_to_pillow(self, library, mode):
+        data = encode(Image.fromarray(SMOOTH).convert(mode), "JPEG")
+        assert Encoded(data).fast(2) is None
+        expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        assert np.array_equal(decode(data), expected)
+        assert Encoded(data).decode(2).shape == (150, 200, 3)
+
+    def test_a_jpeg_that_ends_early_is_bad(self, library):
+        data = smooth_jpeg()
+        for transform in (DecodeImage(), Resize(32), RandomResizedCrop(32)):
+            with pytest.raises(BadRecord, match="no picture can be made of it"):
+                transform({"image": data[: len(data) // 2]}, RNG)
+            with pytest.raises(BadRecord, match="no picture can be made of it"):
+                transform({"image": b"none"}, RNG)
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
+    def test_upright_before_it_is_resized(self, library, orientation, format):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(Image.fromarray(SMOOTH), format, exif=exif)
+        picture = Image.open(io.BytesIO(data))
+        upright = np.asarray(ImageOps.exif_transpose(picture))
+        assert Encoded(data).shape == upright.shape[:2]
+        close(Resize(64)({"image": data}, RNG)["image"], Resize(64)({"image": upright}, RNG)["image"], 3)
+
+    @pytest.mark.parametrize("transform", [Resize(70), Resize([40, 90]), RandomResizedCrop(60, (0.5, 1.0))], ids=str)
+    def test_a_reduced_decode_changes_a_smooth_picture_little(self, library, transform):
+        data = smooth_jpeg()
+        whole = apply(transform, decode(data), seed=3)
+        close(transform({"image": data}, np.random.default_rng(3))["image"], whole, 3)
+
+    def test_fine_stripes_become_grey_at_every_scale(self, library):
+        """What aliases would give black and white stripes of some other width."""
+        stripes = np.zeros((512, 512, 3), np.uint8)
+        stripes[:, ::2] = 255
+        data = encode(Image.fromarray(stripes), "JPEG", quality=100, subsampling=0)
+        for size in (224, 120, 60, 30):
+            image = Resize(size)({"image": data}, RNG)["image"]
+            assert abs(image.astype(int)[:, 4:-4] - 127.5).max() < 6
+
+    @given(height=st.floats(0.1, 40), width=st.floats(0.1, 40))
+    def test_no_reduction_leaves_fewer_pixels_than_wanted(self, height, width):
+        factor = reduction(height, width)
+        assert factor in (1, 2, 4, 8) and (factor == 1 or factor <= min(height, width))
+        assert factor == 8 or 2 * factor > min(height, width)
+
+    @given(
+        shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+        size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+        method=st.sampled_from(["bilinear", "bicubic", "lanczos"]),
+        seed=st.integers(0, 100),
+        part=st.booleans(),
+    )
+    @settings(max_examples=150, deadline=None)
+    def test_the_fast_resize_is_pillows(self, shape, size, method, seed, part):
+        pytest.importorskip("cykooz_resizer")
+        rng = np.random.default_rng(seed)
+        image, box = rng.integers(80, 176, (*shape, 3), np.uint8), None
+        if part:
+            left, top = rng.uniform(0, 0.5, 2) * shape[::-1]
+            box = (left, top, rng.uniform(left + 0.3, shape[1]), rng.uniform(top + 0.3, shape[0]))
+        expected = Image.fromarray(image).resize(size[::-1], transforms._FILTERS[method][0], box=box)
+        close(fast_resize(image, size, method, box), np.asarray(expected), 2)
+
+    def test_a_picture_of_the_wanted_size_is_itself(self, library):
+        assert resize(PICTURE, (20, 30), "bicubic") is PICTURE
+
+
+def close(image, expected, tolerance):
+    assert image.shape == expected.shape and image.dtype == expected.dtype == np.uint8
+    assert abs(image.astype(int) - expected).max() <= tolerance
 
 
 class TestCrop:

@@ -1,5 +1,6 @@
 """Ids have the agreed shape, any text can be encoded, and a saved tokenizer is the same tokenizer."""
 
+import gzip
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcl.data.sources.arrayrecord import write_arrayrecord
-from bigcl.data.tokenizers import BPE, TokenizersJSON, texts_of, train_bpe
+from bigcl.data.tokenizers import BPE, CLIP, SentencePiece, TokenizersJSON, texts_of, train_bpe
 
 TEXTS = ["the cat sat on the mat", "The dog sat on the log", "der Hund und die Katze", "猫がマットに座った"] * 5
 
@@ -132,3 +133,83 @@ def test_bpe_is_trained_once_on_the_texts_of_a_source(tmp_path, monkeypatch):
 def test_texts_of():
     assert texts_of("a") == texts_of(b"a") == texts_of(["a"]) == texts_of({"en": b"a"}) == ["a"]
     assert texts_of({"en": "a", "de": "b"}) == ["a", "b"]
+
+
+class TestCLIP:
+    """A small vocabulary in the format of the published one; the published one is compared in tests/interop."""
+
+    MERGES = ("c a", "ca t</w>", "d o", "do g</w>", "a</w> n")
+
+    @pytest.fixture(params=[True, False], ids=["packed", "unpacked"])
+    def tokenizer(self, request, tmp_path, monkeypatch):
+        monkeypatch.setenv("BIGCL_DATA", str(tmp_path / "root"))
+        path = tmp_path / "vocabulary.txt"
+        content = "\n".join(["version", *self.MERGES, ""]).encode()
+        path.write_bytes(gzip.compress(content) if request.param else content)
+        monkeypatch.setattr("bigcl.data.tokenizers._CLIP_MERGES", len(self.MERGES))
+        return CLIP(str(path))
+
+    def test_ids(self, tokenizer):
+        begin, end = 512 + 5, 512 + 6
+        assert tokenizer.vocab_size == 512 + 5 + 2 and tokenizer.pad_id == 0
+        assert tokenizer("Cat  DOG", 6).tolist() == [begin, 512 + 1, 512 + 3, end, 0, 0]
+        assert tokenizer("!", 3).tolist() == [begin, 256, end]  # the first of 256 bytes, at the end of a word
+        assert tokenizer("cat dog cat", 4).tolist() == [begin, 512 + 1, 512 + 3, end]
+        assert tokenizer.decode(tokenizer("a cat's dog", 20)) == "a cat 's dog "
+
+    def test_saved_and_read_again(self, tokenizer, tmp_path):
+        tokenizer.save(tmp_path / "tokenizer.json")
+        again = TokenizersJSON(str(tmp_path / "tokenizer.json"), clean="lower")
+        assert np.array_equal(again("The cat's DOG, 12", 20), tokenizer("The cat's DOG, 12", 20))
+
+    def test_a_text_that_spells_a_mark_gets_no_mark(self, tokenizer):
+        ids = tokenizer("<end_of_text> cat <start_of_text>", 60)
+        assert (ids == 517).sum() == (ids == 518).sum() == 1
+
+    def test_another_file_is_refused(self, tmp_path):
+        (tmp_path / "other.txt").write_text("one two three\n" * 9)
+        with pytest.raises(ValueError, match="no list of merges"):
+            CLIP(str(tmp_path / "other.txt"))
+
+
+class TestSentencePiece:
+    @pytest.fixture(scope="class")
+    def path(self, tmp_path_factory):
+        sentencepiece = pytest.importorskip("sentencepiece")
+        path = tmp_path_factory.mktemp("spm") / "spm.model"
+        with path.open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(TEXTS),
+                model_writer=file,
+                vocab_size=34,
+                pad_id=0,
+                eos_id=1,
+                unk_id=2,
+                bos_id=-1,
+                minloglevel=2,
+            )
+        return str(path)
+
+    def test_text_end_padding(self, path):
+        tokenizer = SentencePiece(path)
+        ids = tokenizer("the cat", 30)
+        end = ids.tolist().index(1)
+        assert tokenizer.vocab_size == 34 and ids.dtype == np.int32 and ids.shape == (30,)
+        assert tokenizer.model.decode(ids[:end].tolist()) == tokenizer.decode(ids) == "the cat"
+        assert (ids[end + 1 :] == 0).all() and tokenizer("the cat sat on the mat", 4)[-1] == 1
+        assert tokenizer(["the cat", "dog"], 9).shape == (2, 9) and tokenizer([], 9).shape == (0, 9)
+
+    def test_cleaning(self, path):
+        tokenizer = SentencePiece(path, clean="canonicalize")
+        assert np.array_equal(tokenizer("The CAT!", 9), tokenizer("the cat", 9))
+
+    def test_save_and_pickle_keep_everything(self, path, tmp_path):
+        tokenizer = SentencePiece(path)
+        tokenizer.save(tmp_path / "tokenizer.json")
+        for other in (SentencePiece(str(tmp_path / "tokenizer.model")), pickle.loads(pickle.dumps(tokenizer))):
+            assert np.array_equal(other("the dog", 20), tokenizer("the dog", 20)) and other.vocab_size == 34
+
+    def test_a_missing_file_is_named(self):
+        pytest.importorskip("sentencepiece")
+        with pytest.raises(FileNotFoundError, match=r"no file nowhere/spm\.model"):
+            SentencePiece("nowhere/spm.model")

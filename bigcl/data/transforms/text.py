@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bigcl.data import cleaning
 from bigcl.data.sources import Example
 from bigcl.data.tokenizers import Tokenizer, as_text
 
@@ -92,6 +93,16 @@ class WordDropout:
             **example,
             self.key: " ".join(word for word, draw in zip(words, draws, strict=True) if draw >= threshold),
         }
+
+
+class CleanText:
+    """Repairs broken encodings and HTML escapes, and normalises as `bigcl.data.cleaning.clean_text` says."""
+
+    def __init__(self, mode: cleaning.Cleaning = "whitespace", key: str = "text"):
+        self.mode, self.key = mode, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, self.key: cleaning.clean_text(as_text(example[self.key]), self.mode)}
 
 
 class Tokenize:
