@@ -1,4 +1,5 @@
-"""Evaluates a run: `python -m bigcl.evaluate --workdir runs/emoji [--step N]`."""
+"""Evaluates a run: `python -m bigcl.evaluate --workdir runs/emoji [--step N]` gives its own evaluators' numbers again;
+`python -m bigcl.evaluate --checkpoint runs/emoji --suite configs/evals/emoji.py --out results/` those of a suite."""
 
 from bigcl import host
 
@@ -6,25 +7,40 @@ if __name__ == "__main__":
     host.prepare()
 
 import argparse
+import hashlib
 import json
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bigcl.registry import ConfigError
 
+if TYPE_CHECKING:
+    from bigcl.experiment import Experiment
+    from bigcl.state import TrainState
+
 
 def main() -> None:
-    """Restores a checkpoint of the run and prints the numbers of all its evaluators."""
+    """Restores a checkpoint of the run and prints the numbers of all its evaluators, or of a suite."""
     parser = argparse.ArgumentParser(prog="python -m bigcl.evaluate", description=__doc__)
-    parser.add_argument("--workdir", type=pathlib.Path, required=True, help="the folder of a run")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--workdir", type=pathlib.Path, help="the folder of a run")
+    where.add_argument("--checkpoint", type=pathlib.Path, help="the folder of a run, or of one of its checkpoints")
     parser.add_argument("--step", type=int, help="a step that has a checkpoint; default: the latest")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
+    parser.add_argument("--suite", help="a suite file with its arguments, configs/evals/emoji.py:arg")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for the results of the suite")
     args = parser.parse_args()
+    if (args.suite is None) != (args.out is None):
+        parser.error("--suite and --out go together")
     from bigcl.checkpoint import CheckpointError
 
     try:
-        step, numbers = evaluate(args.workdir, args.step)
+        workdir, step = locate(args.workdir or args.checkpoint, args.step)
+        if args.suite is not None:
+            suite(workdir, step, args.suite, args.out)
+            return
+        step, numbers = evaluate(workdir, step)
     except (ConfigError, CheckpointError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
     import jax
@@ -42,19 +58,58 @@ def main() -> None:
 
 def evaluate(workdir: pathlib.Path, step: int | None = None) -> tuple[int, dict[str, float]]:
     """The step, and the numbers of all evaluators of the run, the same as the run itself gave at that step."""
+    experiment, state = restore(workdir, step)
+    return int(state.step), experiment.evaluate(state)
+
+
+def suite(workdir: pathlib.Path, step: int | None, argument: str, out: pathlib.Path) -> None:
+    """Runs a suite on a checkpoint, as far as it is not done yet, and prints the table."""
+    import jax
+
+    from bigcl.suite import read_suite, run_suite
+
+    experiment, state = restore(workdir, step, evals={})
+    inputs = {name: x.shape[1:] for name, x in experiment.loader.spec().items() if name != "index"}
+    model = {
+        "run": str(workdir),
+        "step": int(state.step),
+        "config": hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest()[:16],
+    }
+    say = print if jax.process_index() == 0 else (lambda line: None)
+    context = {"tokenizer": experiment.tokenizer, "mesh": experiment.mesh}
+    parts = read_suite(argument, inputs)
+    _, skipped = run_suite(parts, experiment.encoder(state), out, model=model, say=say, **context)
+    say(f"results: {out / 'results.md'}" + (f", {len(skipped)} skipped: see its end" if skipped else ""))
+
+
+def locate(folder: pathlib.Path, step: int | None) -> tuple[pathlib.Path, int | None]:
+    """Workdir and step of a run's folder, of its folder of checkpoints, or of one checkpoint."""
+    if (folder / "config.json").exists():
+        return folder, step
+    if folder.name == "checkpoints":
+        return folder.parent, step
+    if folder.parent.name == "checkpoints" and folder.name.isdigit():
+        return folder.parent.parent, int(folder.name) if step is None else step
+    return folder, step
+
+
+def restore(workdir: pathlib.Path, step: int | None = None, **sections: Any) -> "tuple[Experiment, TrainState]":
+    """The experiment of a run and its state at a step. sections: instead of those of its config."""
     from bigcl.experiment import Experiment
 
     path = workdir / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
+        raise FileNotFoundError(
+            f"{path} is not there; the folder of a run is what was given to bigcl.train as --workdir"
+        )
     config = Experiment.resolve(json.loads(path.read_text()))
     host.configure_jax()
     host.join_cluster()
-    experiment = Experiment(**{**config, "mesh": fitting(config["mesh"])})
+    experiment = Experiment(**{**config, "mesh": fitting(config["mesh"]), **sections})
     checkpoints = experiment.checkpoints(workdir, read_only=True)
     state = checkpoints.restore(experiment.state_shapes, step)
     checkpoints.close()
-    return int(state.step), experiment.evaluate(state)
+    return experiment, state
 
 
 def fitting(mesh: dict[str, Any]) -> dict[str, Any]:

@@ -295,6 +295,8 @@ class Experiment:
                 for k, v in outputs.items()
             }
 
+        if "log_scale" in params:  # evaluators that need probabilities ask for the temperature
+            encode.scale = float(np.exp(np.asarray(params["log_scale"])))  # type: ignore[attr-defined]
         return encode
 
     def evaluate(self, state: TrainState, names: Sequence[str] | None = None) -> dict[str, float]:

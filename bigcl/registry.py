@@ -71,6 +71,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "huggingface": "bigcl.data.sources.huggingface:HuggingFace",
         "tfrecord": "bigcl.data.sources.tfrecord:TFRecord",
         "filtered": "bigcl.data.sources.filtered:Filtered",
+        "digits": "bigcl.data.sources.digits:Digits",
     },
     "transform": {
         "keep": "bigcl.data.transforms:Keep",
@@ -99,6 +100,8 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "word_dropout": "bigcl.data.transforms.text:WordDropout",
         "clean_text": "bigcl.data.transforms.text:CleanText",
         "tokenize": "bigcl.data.transforms.text:Tokenize",
+        "corrupt": "bigcl.data.transforms.corrupt:Corrupt",
+        "stamp": "bigcl.data.transforms.corrupt:Stamp",
     },
     "tokenizer": {
         "bpe": "bigcl.data.tokenizers:BPE",
@@ -109,6 +112,20 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "evaluator": {
         "retrieval": "bigcl.evals.retrieval:Retrieval",
         "zero_shot": "bigcl.evals.zero_shot:ZeroShot",
+        "multi_label": "bigcl.evals.multi_label:MultiLabel",
+        "knn": "bigcl.evals.knn:KNN",
+        "linear_probe": "bigcl.evals.linear_probe:LinearProbe",
+        "few_shot": "bigcl.evals.few_shot:FewShot",
+        "regression": "bigcl.evals.regression:Regression",
+        "clustering": "bigcl.evals.clustering:Clustering",
+        "similarity": "bigcl.evals.similarity:Similarity",
+        "pairs": "bigcl.evals.pairs:Pairs",
+        "recommendation": "bigcl.evals.recommendation:Recommendation",
+        "composed": "bigcl.evals.composed:Composed",
+        "multilingual": "bigcl.evals.multilingual:Multilingual",
+        "geometry": "bigcl.evals.geometry:Geometry",
+        "robustness": "bigcl.evals.robustness:Robustness",
+        "regions": "bigcl.evals.regions:Regions",
     },
 }
 

@@ -15,7 +15,9 @@ from bigcl.registry import ConfigError
 from bigcl.train import run
 
 ROOT = pathlib.Path(__file__).parent.parent
-CONFIGS = sorted(p for p in (ROOT / "configs").glob("**/*.py") if p.stem not in ("base", "__init__"))
+CONFIGS = sorted(
+    p for p in (ROOT / "configs").glob("**/*.py") if p.stem not in ("base", "__init__") and p.parent.stem != "evals"
+)
 GOLDEN = ROOT / "tests" / "golden_configs"
 IDS = [str(p.relative_to(ROOT / "configs").with_suffix("")) for p in CONFIGS]
 

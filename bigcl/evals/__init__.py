@@ -12,7 +12,13 @@ import numpy as np
 
 Encode = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 """A host batch of whatever keys the towers read -> L2-normalised float32 embeddings [b, D] of the inputs that are in
-it."""
+it. It may have an attribute `scale`, the inverse temperature that the model was trained to."""
+
+
+def logit_scale(encode: Encode, default: float = 100.0) -> float:
+    """The model's inverse temperature; the default is where CLIP's is clamped."""
+    scale = getattr(encode, "scale", None)
+    return default if scale is None else float(scale)
 
 
 class Evaluator(Protocol):

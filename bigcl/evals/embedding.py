@@ -1,29 +1,77 @@
 """One pass over a source: every example embedded once, whatever the number of processes, and its label read."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 
+from bigcl import registry
 from bigcl.data.loader import pad_batches
 from bigcl.data.sources import Source
+from bigcl.data.sources.arrays import Arrays
+from bigcl.data.tokenizers import Tokenizer
 from bigcl.data.transforms import Transform, lookup
 from bigcl.evals import Encode
-from bigcl.registry import ConfigError, nearest
+from bigcl.evals.metrics import class_numbers
+from bigcl.registry import ConfigError, Part, nearest
+
+
+class Examples:
+    """A source as evaluators read it: embeddings of its inputs, and values of its keys."""
+
+    def __init__(self, source: Part, transforms: Sequence[Part], tokenizer: Tokenizer | None, batch: int):
+        self.source: Source = registry.build("source", source)
+        self.transforms: list[Transform] = [registry.build("transform", t, tokenizer=tokenizer) for t in transforms]
+        self.batch = batch
+        self.columns: dict[str, list[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def embed(self, encode: Encode, *inputs: str, **renamed: str) -> dict[str, Float32[np.ndarray, "n d"]]:
+        """Embeddings [N, D] of each input; as keywords, of the key of a batch by the tower of an input:
+        `negative="text"` embeds what the transforms leave at "negative" as a text."""
+        names = {**{name: name for name in inputs}, **renamed}
+        return embed(self.source, self.transforms, encode, inputs=names, batch=self.batch)
+
+    def column(self, key: str) -> list[Any]:
+        """The value at `key` ("a/b" for nested ones) of each example; read once."""
+        if key not in self.columns:
+            self.columns[key] = labels(self.source, key)
+        return self.columns[key]
+
+    def labelled(
+        self, encode: Encode, name: str, label: str, classes: Sequence[Any] | None = None
+    ) -> tuple[list[Any], Float32[np.ndarray, "n d"], Int32[np.ndarray, "n"]]:
+        """Class names, embeddings and classes of the examples that have a label. classes: names to count in, or None
+        for the labels that occur, sorted."""
+        names, target = class_numbers(self.column(label), classes)
+        keep = np.flatnonzero(target >= 0)
+        if not len(keep):
+            raise ConfigError(f"evaluator: no example of the source has a label at {label!r}")
+        return names, self.embed(encode, name)[name][keep], target[keep]
 
 
 def embed(
-    source: Source, transforms: Sequence[Transform], encode: Encode, *, inputs: Iterable[str], batch: int
+    source: Source,
+    transforms: Sequence[Transform],
+    encode: Encode,
+    *,
+    inputs: Iterable[str] | Mapping[str, str],
+    batch: int,
 ) -> dict[str, Float32[np.ndarray, "n d"]]:
     """Embeddings of each of `inputs`, row i for example i of the source, whole on every process.
 
+    inputs: outputs of `encode`; as a dict, key of the batch -> input whose tower embeds it.
     batch: rows of a global batch, of which each process embeds its equal share. Raises ConfigError for an input that
     `encode` does not give.
     """
+    if isinstance(inputs, Mapping):
+        encode = renaming(encode, inputs)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
     indices = []
     share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
@@ -40,6 +88,47 @@ def embed(
         index, found = multihost_utils.process_allgather((index, found), tiled=True)
     order = np.argsort(index)[np.count_nonzero(index < 0) :]  # rows that only fill the last batch have index -1
     return {name: x[order] for name, x in found.items()}
+
+
+def renaming(encode: Encode, inputs: Mapping[str, str]) -> Encode:
+    """Embeds keys of the batch by the towers of the inputs that they stand for; in one call where the names are the
+    same."""
+    if all(key == name for key, name in inputs.items()):
+        return encode
+
+    def each(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = {}
+        for key, name in inputs.items():
+            if key not in rows:
+                raise ConfigError(f"evaluator: no {key!r} in a batch; {nearest(key, rows)}")
+            mask = {f"{name}_mask": rows[f"{key}_mask"]} if f"{key}_mask" in rows else {}
+            outputs = encode({name: rows[key], **mask})
+            if name not in outputs:
+                raise ConfigError(f"evaluator: no input {name!r} was embedded; {nearest(name, outputs)}")
+            found[key] = outputs[name]
+        return found
+
+    return each
+
+
+def embed_texts(
+    texts: Sequence[str], tokenizer: Tokenizer, encode: Encode, *, length: int, query: str, batch: int
+) -> Float32[np.ndarray, "n d"]:
+    """Embeddings of texts by the tower of the input `query`. length: in tokens."""
+    rows = Arrays({query: tokenizer(list(texts), length)})
+    return embed(rows, [], encode, inputs=[query], batch=batch)[query]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    """Rows of length 1; a zero row stays zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def group(values: Sequence[Hashable | None]) -> Int32[np.ndarray, "n"]:
+    """A number for each distinct value; each None gets its own."""
+    numbers: dict[Any, int] = {}
+    keys = [i if value is None else (value,) for i, value in enumerate(values)]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)
 
 
 def labels(source: Source, key: str) -> list[Any]:

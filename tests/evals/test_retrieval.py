@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import ndcg_score
 
 from bigcl import registry
-from bigcl.evals.retrieval import group
+from bigcl.evals.embedding import group
 from bigcl.registry import ConfigError
 from tests.evals.reference import encode, mesh, naive_rank, unit
 
@@ -12,6 +13,11 @@ from tests.evals.reference import encode, mesh, naive_rank, unit
 def build(arrays, devices=8, **options):
     part = {"kind": "retrieval", "source": {"kind": "arrays", "arrays": arrays}, "batch": 8, **options}
     return registry.build("evaluator", part, mesh=mesh(devices), tokenizer=None)
+
+
+def gains(scores, right, k):
+    """scikit-learn's nDCG, each query by itself."""
+    return np.mean([ndcg_score(r[None], s[None], k=k) for r, s in zip(right.astype(float), scores, strict=True)])
 
 
 def expected(rank, ks=(1, 5, 10)):
@@ -41,8 +47,13 @@ def test_both_directions(rows, label):
         assert 0 < np.mean(rank == 1) < 1
         np.testing.assert_array_equal(evaluator.artifacts[name], rank)
         found = {k.split("/")[1]: v for k, v in numbers.items() if k.startswith(name)}
-        assert found == pytest.approx(expected(rank))
-    assert len(numbers) == 10
+        right, scores = ids[:, None] == ids[None], a @ b.T
+        wanted = {**expected(rank), "ndcg@10": gains(scores, right, 10)}
+        if label is not None:
+            order = np.argsort(-scores, axis=1)
+            hits = np.take_along_axis(right, order, 1)
+            wanted |= {f"found@{k}": np.mean(hits[:, :k].sum(1) / right.sum(1)) for k in (1, 5, 10)}
+        assert found == pytest.approx(wanted)
     np.testing.assert_allclose(evaluator.artifacts["text"], text, atol=1e-6)
 
 
@@ -72,6 +83,34 @@ def test_names_and_ks():
     x = np.eye(4, dtype=np.float32)
     numbers = build({"image": x, "text": x}, query="image", item="text", ks=[2]).run(encode)
     assert numbers["image_to_text/recall@2"] == 1 and "image_to_text/recall@1" not in numbers
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_an_input_among_itself(devices):
+    """An example does not find itself, and one whose label no other has does not ask."""
+    rng = np.random.default_rng(3)
+    x, words = unit(rng, 30), [f"w{i % 4}" for i in range(28)] + ["alone", None]
+    evaluator = build({"image": x, "word": words}, devices, query="image", item="image", label="word", ks=[1, 3, 50])
+    numbers = evaluator.run(encode)
+    scores, ids = x @ x.T, group(words)
+    other = ~np.eye(30, dtype=bool)
+    right = (ids[:, None] == ids[None]) & other
+    asking = right.any(1)
+    rank = np.array(
+        [1 + (s[o & ~r] >= s[r].max()).sum() for s, r, o in zip(scores, right, other, strict=True) if r.any()]
+    )
+    hits = [r[o][np.argsort(-s[o])] for s, r, o in zip(scores, right, other, strict=True) if r.any()]
+    assert asking.sum() == 28
+    gain = [
+        ndcg_score(r[o].astype(float)[None], s[o][None], k=50)
+        for s, r, o in zip(scores, right, other, strict=True)
+        if r.any()
+    ]
+    wanted = {**expected(rank, (1, 3, 50)), "ndcg@50": np.mean(gain)}
+    wanted |= {f"found@{k}": np.mean([h[:k].sum() / h.sum() for h in hits]) for k in (1, 3, 50)}
+    assert numbers == pytest.approx({f"image_to_image/{k}": v for k, v in wanted.items()})
+    with pytest.raises(ConfigError, match="needs labels"):
+        build({"image": x}, query="image", item="image")
 
 
 def test_group():

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import scipy.special
 
 from bigcl import registry
-from bigcl.evals.zero_shot import resolve
+from bigcl.data.sources.arrays import Arrays
+from bigcl.evals.prompts import SETS, ClassPrompts, readable
 from bigcl.registry import ConfigError
 from tests.evals.reference import mesh, naive_rank, unit
 
@@ -59,6 +61,17 @@ def data(rows=45):
     return image.astype(np.float32), target, missing
 
 
+def naive_calibration(cosines, target, scale=100.0, bins=15):
+    """Bin by bin."""
+    p = scipy.special.softmax(scale * cosines.astype(np.float64), axis=1)
+    confidence, right, total = p.max(1), p.argmax(1) == target, 0.0
+    for low in np.linspace(0, 1, bins + 1)[:-1]:
+        inside = (confidence > low) & (confidence <= low + 1 / bins)
+        if inside.any():
+            total += abs(right[inside].mean() - confidence[inside].mean()) * inside.mean()
+    return total
+
+
 @pytest.mark.parametrize("classes", [None, CLASSES])
 @pytest.mark.parametrize("devices", [1, 8])
 def test_equals_the_procedure_written_out(classes, devices):
@@ -76,6 +89,7 @@ def test_equals_the_procedure_written_out(classes, devices):
             "mean_per_class_accuracy": np.mean([np.mean(rank[target == c] == 1) for c in range(len(CLASSES))]),
             "examples": len(target),
             "unlabelled": missing.sum(),
+            "calibration_error": naive_calibration(encode({"image": image})["image"] @ centres().T, target),
         }
     )
     np.testing.assert_array_equal(evaluator.artifacts["index"], np.flatnonzero(~missing))
@@ -113,7 +127,65 @@ def test_classes_of_equal_prompts_are_all_wrong():
 )
 def test_labels_that_do_not_fit(labels, classes, words):
     with pytest.raises(ConfigError, match=words):
-        resolve(labels, classes)
+        prompts(classes=classes).resolve(labels, Arrays({"label": labels}), "label")
+
+
+def prompts(**options):
+    options = {"classes": None, "templates": None, "prompts": "name/1", "length": 24, "query": "text", **options}
+    return ClassPrompts("zero_shot", tokenizer=Letters(), batch=8, **options)
+
+
+def test_classes_from_a_set_a_file_or_the_source(tmp_path):
+    class Named(Arrays):
+        def class_names(self, key):
+            return ["hot_dog", "cat"] if key == "label" else None
+
+    source = Named({"label": [1, 0], "other": ["b", "a"]})
+    assert prompts().resolve([1, 0], source, "label")[0] == ["hot dog", "cat"]
+    assert prompts().resolve(["b", "a"], source, "other")[0] == ["a", "b"]
+    assert prompts(prompts="digit/1").resolve([9], source, "label")[0][9] == "nine"
+    (tmp_path / "names.txt").write_text("left\n\nright\n")
+    names, classes = prompts(classes=str(tmp_path / "names.txt")).resolve(["right", None, [0, 1]], source, "label")
+    assert names == ["left", "right"] and [list(c) for c in classes] == [[1], [], [0, 1]]
+    with pytest.raises(FileNotFoundError, match=r"no file .*nowhere"):
+        prompts(classes="nowhere.txt")
+    with pytest.raises(ConfigError, match="did you mean 'digit/1'"):
+        prompts(prompts="digits/1")
+
+
+def test_the_models_own_temperature_calibrates():
+    image, target, _ = data()
+
+    def model(batch):
+        return encode(batch)
+
+    model.scale = 7.5
+    numbers = build({"image": image, "label": target}, classes=CLASSES).run(model)
+    wanted = naive_calibration(encode({"image": image})["image"] @ centres().T, target, 7.5)
+    assert numbers["calibration_error"] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("hot_dog", "hot dog"),
+        ("001.Black_footed_Albatross", "Black footed Albatross"),
+        ("/a/apartment_building/outdoor", "apartment building outdoor"),
+        ("AnnualCrop", "Annual Crop"),
+        ("BMW X5 SUV 2007", "BMW X5 SUV 2007"),
+    ],
+)
+def test_readable_names(name, words):
+    assert readable(name) == words
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_prompt_sets(name):
+    """Each is versioned, and each template has one place for the name and no word left to fill in."""
+    templates, classes = SETS[name]
+    assert name.rpartition("/")[2].isdigit() and len(set(templates)) == len(templates)
+    assert all(t.count("{}") == 1 and "{" not in t.replace("{}", "") for t in templates)
+    assert classes is None or len(set(classes)) == len(classes)
 
 
 @pytest.mark.parametrize("templates", [[], ["a photo of {"], ["{}", "a thing"]])

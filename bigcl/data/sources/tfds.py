@@ -27,6 +27,7 @@ class TFDS:
             AssertionError,
             FileNotFoundError,
             ImportError,
+            KeyError,  # a data set that TFDS knows, and that was never built, has no splits
             NotImplementedError,
             tfds.core.DatasetNotFoundError,
         ) as error:
@@ -42,3 +43,12 @@ class TFDS:
 
     def __getitem__(self, index: int) -> Example:
         return dict(self.records[int(index)])
+
+    def class_names(self, key: str) -> list[str] | None:
+        """What the numbers at a key ("a/b" for nested ones) stand for, if TFDS knows."""
+        feature = self.records.dataset_info.features
+        for part in key.split("/"):
+            feature = feature.get(part)
+            if feature is None:
+                return None
+        return getattr(getattr(feature, "feature", feature), "names", None)

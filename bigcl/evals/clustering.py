@@ -1,0 +1,61 @@
+"""Clusters of embeddings against classes."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import scipy.optimize
+from jaxtyping import Int
+
+from bigcl.data.tokenizers import Tokenizer
+from bigcl.evals import Encode
+from bigcl.evals.embedding import Examples
+from bigcl.evals.metrics import sklearn
+from bigcl.registry import Part
+
+
+class Clustering:
+    """k-means with as many clusters as classes (scikit-learn's, k-means++ starts, the best of `starts`).
+
+    label: key of the class; None is left out.  item: the tower's input.
+
+    nmi: mutual information over the mean of the entropies.  ari: Rand index adjusted for chance.  accuracy: with each
+    cluster given to one class so that most examples fit (Kuhn 1955).  After `run`, `artifacts` holds `classes`,
+    `labels` [n] and `clusters` [n].
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Annotated[Part, "source"],
+        transforms: Sequence[Annotated[Part, "transform"]] = (),
+        label: str = "label",
+        item: str = "image",
+        starts: int = 10,
+        seed: int = 0,
+        batch: int = 200,
+        tokenizer: Tokenizer | None = None,
+    ):
+        self.examples = Examples(source, transforms, tokenizer, batch)
+        self.label, self.item, self.starts, self.seed = label, item, starts, seed
+        self.artifacts: dict[str, Any] = {}
+
+    def run(self, encode: Encode) -> dict[str, float]:
+        metrics, cluster = sklearn("metrics"), sklearn("cluster")
+        names, x, target = self.examples.labelled(encode, self.item, self.label)
+        means = cluster.KMeans(len(names), n_init=self.starts, random_state=self.seed)
+        found = means.fit_predict(x.astype(np.float64))
+        self.artifacts = {"classes": names, "labels": target, "clusters": found}
+        return {
+            "nmi": float(metrics.normalized_mutual_info_score(target, found)),
+            "ari": float(metrics.adjusted_rand_score(target, found)),
+            "accuracy": matched_accuracy(target, found),
+            "examples": float(len(target)),
+        }
+
+
+def matched_accuracy(target: Int[np.ndarray, "n"], clusters: Int[np.ndarray, "n"]) -> float:
+    """The share of examples that are right under the best one-to-one assignment of clusters to classes."""
+    size = int(max(target.max(), clusters.max())) + 1
+    table = np.bincount(target * size + clusters, minlength=size * size).reshape(size, size)
+    return float(table[scipy.optimize.linear_sum_assignment(table, maximize=True)].sum() / len(target))

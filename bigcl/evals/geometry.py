@@ -1,0 +1,117 @@
+"""How embeddings lie on the sphere."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from bigcl.data.tokenizers import Tokenizer
+from bigcl.evals import Encode
+from bigcl.evals.embedding import Examples
+from bigcl.evals.ranks import in_chunks, over_rows
+from bigcl.registry import Part
+
+BLOCK = 65_536
+
+
+class Geometry:
+    """Numbers of the embedding space of two inputs of the same examples.
+
+    first, second: the inputs; row i of one belongs to row i of the other.
+
+    alignment: mean squared distance of pairs (Wang and Isola 2020, alpha = 2).
+    uniformity, by input: `log mean exp(-2 |x - y|^2)` over all pairs of different examples (ibid., t = 2).
+    modality_gap: distance of the means of the two inputs (Liang et al. 2022).
+    effective_rank, by input: exponential of the entropy of the singular values, as shares of their sum (Roy and
+        Vetterli 2007; RankMe, Garrido et al. 2023).
+    isotropy, by input: `min_c Z(c) / max_c Z(c)`, `Z(c) = sum_x exp(c . x)` over the eigenvectors c of the second
+        moments (Mu and Viswanath 2018); 1 is isotropic.
+    positive_cosine, negative_cosine: means over pairs, and over all rows of one with all other rows of the other.
+    temperature: of the model, where it is known.
+
+    After `run`, `artifacts` holds the embeddings [N, D] and `<input>/singular_values` [D].
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Annotated[Part, "source"],
+        transforms: Sequence[Annotated[Part, "transform"]] = (),
+        first: str = "image",
+        second: str = "text",
+        batch: int = 200,
+        tokenizer: Tokenizer | None = None,
+        mesh: Mesh,
+    ):
+        self.examples = Examples(source, transforms, tokenizer, batch)
+        self.first, self.second, self.mesh = first, second, mesh
+        self.artifacts: dict[str, Any] = {}
+
+    def run(self, encode: Encode) -> dict[str, float]:
+        found = self.examples.embed(encode, self.first, self.second)
+        self.artifacts = dict(found)
+        a, b = found[self.first], found[self.second]
+        n, positive = len(a), np.einsum("nd,nd->n", a, b, dtype=np.float64)
+        sums = [x.sum(0, dtype=np.float64) for x in (a, b)]
+        numbers = {
+            "alignment": float(np.mean(np.square((a - b).astype(np.float64)).sum(1))),
+            "modality_gap": float(np.linalg.norm(sums[0] - sums[1]) / n),
+            "positive_cosine": float(positive.mean()),
+            "negative_cosine": float((sums[0] @ sums[1] - positive.sum()) / max(1, n * (n - 1))),
+        }
+        for name, x in found.items():
+            singular, vectors = spectrum(x)
+            self.artifacts[f"{name}/singular_values"] = singular
+            numbers[f"{name}/uniformity"] = uniformity(x, self.mesh)
+            numbers[f"{name}/effective_rank"] = effective_rank(singular)
+            numbers[f"{name}/isotropy"] = isotropy(x, vectors)
+        scale = getattr(encode, "scale", None)
+        return numbers if scale is None else {**numbers, "temperature": 1 / float(scale)}
+
+
+def uniformity(x: Float[np.ndarray, "n d"], mesh: Mesh) -> float:
+    """`log mean exp(-2 |x_i - x_j|^2)` over i != j of rows of length 1."""
+    places = np.arange(len(x), dtype=np.int32)
+    energy = over_rows(potential, (x, places), in_chunks(x, places), mesh).sum(dtype=np.float64)
+    return float(np.log(energy / max(1, len(x) * (len(x) - 1))))
+
+
+def potential(rows: Any, chunks: Any) -> Float[Array, "n"]:
+    """Sum of the Gaussian kernel of each row with all others."""
+    x, own = rows
+
+    def add(total: Float[Array, "n"], chunk: Any) -> tuple[Float[Array, "n"], None]:
+        items, _, places = chunk
+        cosine = jnp.einsum("nd,md->nm", x, items, precision=jax.lax.Precision.HIGHEST)
+        other = (own[:, None] != places[None]) & (places >= 0)[None]
+        return total + jnp.where(other, jnp.exp(4 * cosine - 4), 0).sum(1), None
+
+    return jax.lax.scan(add, jnp.zeros(len(x)), chunks)[0]
+
+
+def spectrum(x: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "d"], Float[np.ndarray, "d d"]]:
+    """Singular values, largest first, and right singular vectors, from the second moments in float64."""
+    moments = sum(block.T @ block for block in blocks(x))
+    values, vectors = np.linalg.eigh(moments)
+    return np.sqrt(np.maximum(values[::-1], 0)), vectors[:, ::-1]
+
+
+def effective_rank(singular: Float[np.ndarray, "d"]) -> float:
+    """Exponential of the entropy of the singular values."""
+    share = singular[singular > 0] / singular.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def isotropy(x: Float[np.ndarray, "n d"], vectors: Float[np.ndarray, "d d"]) -> float:
+    """Smallest over largest partition function along the eigenvectors."""
+    z = sum(np.exp(block @ vectors).sum(0) for block in blocks(x))
+    return float(np.min(z) / np.max(z))
+
+
+def blocks(x: Float[np.ndarray, "n d"]) -> Iterator[Float[np.ndarray, "m d"]]:
+    """Rows in float64, some at a time."""
+    return (x[i : i + BLOCK].astype(np.float64) for i in range(0, len(x), BLOCK))

@@ -1,0 +1,132 @@
+"""Suites: many evaluators on one model, each kept when it is done, and one table of them all.
+
+A suite is a Python file with `get_suite(arg, inputs) -> {name: evaluator part}`: `arg` is what follows the colon on the
+command line, `inputs` the shape of an example of each input that the model was trained with, by name, so that a suite
+prepares pictures and texts as the model wants them.
+"""
+
+import csv
+import io
+import json
+import math
+import pathlib
+import runpy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from bigcl import host, registry
+from bigcl.config import plain
+from bigcl.evals import Encode
+from bigcl.files import replacing
+from bigcl.registry import ConfigError, Part
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+class Skipped(NamedTuple):
+    """A member that could not run. reason: what is missing, and the command that prepares it."""
+
+    name: str
+    reason: str
+
+
+def read_suite(argument: str, inputs: Shapes) -> dict[str, Part]:
+    """The members of a suite file, `configs/evals/zero_shot.py:arg`, checked. Raises ConfigError."""
+    file, _, arg = argument.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise FileNotFoundError(f"--suite: no file {file}")
+    make = runpy.run_path(file).get("get_suite")
+    if make is None:
+        raise ConfigError(f"{file}: has no get_suite(arg, inputs)")
+    parts = plain(make(arg or None, inputs))
+    for name, part in parts.items():
+        if not name or pathlib.PurePath(name).name != name or name.startswith("."):
+            raise ConfigError(f"{file}: the member {name!r} cannot be the name of a file")
+        registry.check("evaluator", part, f"{pathlib.Path(file).stem}.{name}")
+    return parts
+
+
+def run_suite(
+    parts: Mapping[str, Part],
+    encode: Encode,
+    out: pathlib.Path,
+    *,
+    model: Mapping[str, Any],
+    say: Callable[[str], None] = print,
+    **context: Any,
+) -> tuple[dict[str, dict[str, float]], list[Skipped]]:
+    """The numbers of each member by its name, and what was skipped because its data or a package is not there.
+
+    out: folder of `members/<name>.json`, written as each is done, and of the tables `results.md`, `.csv` and `.json`. A
+        member that is there with the same part and the same `model` is not run again.
+    model: plain data that says which weights these are.
+    context: what evaluators are built with: mesh, tokenizer.
+    """
+    found: dict[str, dict[str, float]] = {}
+    skipped: list[Skipped] = []
+    for name, part in parts.items():
+        path, key = out / "members" / f"{name}.json", {"model": dict(model), "part": plain(part)}
+        kept = finished(path, key)
+        if host.agreed(kept is not None):
+            found[name] = kept or {}
+            say(f"{name}: kept")
+            continue
+        try:
+            evaluator = registry.build("evaluator", part, **context)
+        except (FileNotFoundError, ImportError) as error:
+            skipped.append(Skipped(name, str(error)))
+            say(f"{name}: skipped: {error}")
+            continue
+        found[name] = evaluator.run(encode)
+        if jax.process_index() == 0:
+            write(path, json.dumps({**key, "numbers": encodable(found[name])}, indent=1) + "\n")
+        say(f"{name}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in list(found[name].items())[:4]))
+    if jax.process_index() == 0:
+        write(out / "results.md", markdown(found, skipped, model))
+        write(out / "results.csv", table(found))
+        everything = {"model": dict(model), "results": {k: encodable(v) for k, v in found.items()}}
+        write(out / "results.json", json.dumps({**everything, "skipped": dict(skipped)}, indent=1) + "\n")
+    return found, skipped
+
+
+def finished(path: pathlib.Path, key: Mapping[str, Any]) -> dict[str, float] | None:
+    """The numbers of a member that was run before with the same part and model."""
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if any(record.get(k) != v for k, v in key.items()):
+        return None
+    return {k: math.nan if v is None else v for k, v in record["numbers"].items()}
+
+
+def encodable(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Numbers for JSON, which has no NaN."""
+    return {k: float(v) if math.isfinite(v) else None for k, v in numbers.items()}
+
+
+def markdown(found: Mapping[str, Mapping[str, float]], skipped: Sequence[Skipped], model: Mapping[str, Any]) -> str:
+    """One table of all members, and the list of what was skipped."""
+    lines = ["# Evaluation", "", ", ".join(f"{k}: {v}" for k, v in model.items()), ""]
+    lines += ["| evaluation | metric | value |", "|---|---|--:|"]
+    lines += [f"| {name} | {metric} | {value:.4f} |" for name, part in found.items() for metric, value in part.items()]
+    if skipped:
+        lines += ["", "## Skipped", "", "Their data or a package is not there; each line says how to prepare it.", ""]
+        lines += [f"- **{name}**: {reason}" for name, reason in skipped]
+    return "\n".join(lines) + "\n"
+
+
+def table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows of evaluation, metric and value as CSV."""
+    out = io.StringIO()
+    rows = [(name, metric, repr(float(value))) for name, part in found.items() for metric, value in part.items()]
+    csv.writer(out, lineterminator="\n").writerows([("evaluation", "metric", "value"), *rows])
+    return out.getvalue()
+
+
+def write(path: pathlib.Path, text: str) -> None:
+    """A whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,0 +1,88 @@
+"""Suites: kept, skipped, tabulated; and the suites of the repository on shapes of a model."""
+
+import csv
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from bigcl.evals.embedding import unit
+from bigcl.evaluate import locate
+from bigcl.registry import ConfigError
+from bigcl.suite import read_suite, run_suite
+from tests.evals.reference import mesh
+
+ROOT = pathlib.Path(__file__).parent.parent
+SUITES = sorted(p for p in (ROOT / "configs/evals").glob("*.py") if p.stem != "common")
+
+
+def encode(batch):
+    """Pictures by their pixels."""
+    return {"image": unit(batch["image"].reshape(len(batch["image"]), -1).astype(np.float32) - 128)}
+
+
+def test_kept_skipped_and_tabulated(tmp_path):
+    members = {
+        "pictures": {"kind": "retrieval", "source": {"kind": "digits"}, "query": "image", "label": "label"},
+        "absent": {"kind": "retrieval", "source": {"kind": "tfds", "name": "cifar10", "data_dir": "/nowhere"}},
+    }
+    calls = []
+
+    def counting(batch):
+        calls.append(1)
+        return encode(batch)
+
+    options = {"mesh": mesh(8), "tokenizer": None, "say": lambda line: None}
+    found, skipped = run_suite(members, counting, tmp_path, model={"step": 3}, **options)
+    assert calls and set(found) == {"pictures"} and found["pictures"]["image_to_image/recall@1"] > 0.5
+    assert [s.name for s in skipped] == ["absent"] and "tfds build cifar10" in skipped[0].reason
+    table = (tmp_path / "results.md").read_text()
+    assert "| pictures | image_to_image/recall@1 |" in table and "tfds build cifar10" in table
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
+    assert {r["metric"]: float(r["value"]) for r in rows} == found["pictures"]
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["results"]["pictures"] == found["pictures"] and "absent" in record["skipped"]
+
+    calls.clear()
+    assert run_suite(members, counting, tmp_path, model={"step": 3}, **options)[0] == found and not calls
+    run_suite(members, counting, tmp_path, model={"step": 4}, **options)
+    assert calls  # other weights
+    calls.clear()
+    members["pictures"]["ks"] = [2]
+    again, _ = run_suite(members, counting, tmp_path, model={"step": 4}, **options)
+    assert calls and "image_to_image/recall@2" in again["pictures"]  # another question
+
+
+@pytest.mark.parametrize("path", SUITES, ids=[p.stem for p in SUITES])
+def test_suites_of_the_repository(path):
+    """Every part is checked against its constructor."""
+    members = read_suite(str(path), {"image": (48, 48, 3), "text": (17,)})
+    assert members and f"--suite {path.relative_to(ROOT)}" in path.read_text()
+    with pytest.raises(ConfigError, match="needs a model with the input 'image'"):
+        read_suite(str(path), {"audio": (100,)})
+
+
+def test_a_suite_that_does_not_fit(tmp_path):
+    file = tmp_path / "mine.py"
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_suite(str(file), {})
+    file.write_text("def get_suite(arg, inputs):\n    return {'../x': {'kind': 'knn'}}\n")
+    with pytest.raises(ConfigError, match="cannot be the name of a file"):
+        read_suite(str(file), {})
+    file.write_text(
+        "def get_suite(arg, inputs):\n    return {arg: {'kind': 'retreival', 'source': {'kind': 'digits'}}}\n"
+    )
+    with pytest.raises(ConfigError, match=r"mine\.a: unknown evaluator 'retreival'; did you mean 'retrieval'"):
+        read_suite(f"{file}:a", {})
+    file.write_text("x = 1\n")
+    with pytest.raises(ConfigError, match="has no get_suite"):
+        read_suite(str(file), {})
+
+
+def test_a_checkpoint_is_found_from_any_of_its_folders(tmp_path):
+    (tmp_path / "checkpoints/540").mkdir(parents=True)
+    (tmp_path / "config.json").write_text("{}")
+    assert locate(tmp_path, None) == (tmp_path, None)
+    assert locate(tmp_path / "checkpoints", 3) == (tmp_path, 3)
+    assert locate(tmp_path / "checkpoints/540", None) == (tmp_path, 540)
