@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bigcl.data.order import Shuffle
 from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
 from bigcl.data.sources.filtered import Filtered
 from bigcl.data.sources.parquet import Parquet
@@ -50,6 +51,9 @@ def pictures(folder, count, kilobytes, seconds):
         name = f"parquet, groups of {group}"
         result[f"{name}, ordered"] = rate(Parquet(path, cache=32), range(count), seconds)
         result[f"{name}, shuffled, 32 MiB cache"] = rate(Parquet(path, cache=32), order, seconds)
+        if group == 100:  # 4 groups of 1000 are more than that cache
+            blocks = Shuffle(count, seed=0, block=group, window=4)(np.arange(count)).tolist()
+            result[f"{name}, in blocks, 32 MiB cache"] = rate(Parquet(path, cache=32), blocks, seconds)
         whole = Parquet(path, cache=2 * int(total))
         for index in range(0, count, group):
             whole[index]

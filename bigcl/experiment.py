@@ -19,7 +19,8 @@ import bigcl
 from bigcl import flops, registry, rules
 from bigcl.checkpoint import Checkpoints
 from bigcl.config import plain
-from bigcl.data.loader import Loader
+from bigcl.data import mixture
+from bigcl.data.loader import BESIDE, Loader
 from bigcl.data.sources import source_name
 from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
 from bigcl.optim import make_optimizer
@@ -65,13 +66,28 @@ class TrainOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """The section `data` of a config: a source, what is done to each example, and how many processes (0: threads) do it
-    ahead of time."""
+    """The section `data` of a config.
+
+    source, transforms: what there is, and what is done to each example.
+    workers, prefetch: how many processes (0: threads) do it, and how many batches ahead of time.
+    block, window: None for a permutation of all examples; or blocks of so many successive ones are read in a random
+        order, and `window` blocks at a time are mixed: for remote storage and row groups.
+    max_bad_fraction: the run stops when more of the examples drawn are bad records.
+    repeats: fields of the source's examples; the log says how many rows of a batch have one that an earlier row has.
+    """
 
     source: Annotated[Part, "source"]
     transforms: Sequence[Annotated[Part, "transform"]] = ()
     workers: int = 0
     prefetch: int = 2
+    block: int | None = None
+    window: int = 16
+    max_bad_fraction: float = 0.01
+    repeats: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(f"data.max_bad_fraction: expected 0 to 1, got {self.max_bad_fraction}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +143,7 @@ class Experiment:
                 "processes; make tensor smaller"
             )
         self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
-        options = DataOptions(**data)
+        self.data = options = DataOptions(**data)
         self.source = registry.build("source", options.source)
         self.loader = Loader(
             self.source,
@@ -136,6 +152,9 @@ class Experiment:
             seed=seed,
             workers=options.workers,
             prefetch=options.prefetch,
+            block=options.block,
+            window=options.window,
+            repeats=options.repeats,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -162,7 +181,13 @@ class Experiment:
         """
         registry.check_call(Experiment, config, "config")
         resolved = plain(registry.resolve(Experiment, config))
-        for section, options in (("train", TrainOptions), ("checkpoint", CheckpointOptions), ("deadlines", Deadlines)):
+        sections = {
+            "train": TrainOptions,
+            "data": DataOptions,
+            "checkpoint": CheckpointOptions,
+            "deadlines": Deadlines,
+        }
+        for section, options in sections.items():
             options(**resolved[section])
         check_patterns(resolved)
         return resolved
@@ -176,6 +201,8 @@ class Experiment:
             f"{hardware}, {self.dtype()} towers, jax {jax.__version__}",
             f"data: {source_name(self.source)}, {self.loader.size:,} examples",
             f"{steps:,} steps of {batch:,}: {epochs:.1f} epochs",
+            *(mixture.table(self.source.expect(steps, batch)) if isinstance(self.source, mixture.Mixture) else []),
+            *(f"data: lost, see quarantine.jsonl: {fault}" for fault in getattr(self.source, "faults", ())[:3]),
             *self.notes,
         ]
 
@@ -236,7 +263,7 @@ class Experiment:
         return {
             k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where)
             for k, x in self.loader.spec().items()
-            if k != "index"
+            if k not in BESIDE
         }
 
     def compile_step(self) -> Callable[..., Any]:

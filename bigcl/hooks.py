@@ -1,18 +1,23 @@
 """What happens beside the training steps, each with its own `every`."""
 
 import contextlib
+import json
 import pathlib
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import jax
+import numpy as np
 
 from bigcl.checkpoint import CheckpointError, Checkpoints
 from bigcl.data.feed import Feed
+from bigcl.data.mixture import Mixture
 from bigcl.data.order import batch_hash
+from bigcl.data.quarantine import Allowance, Quarantine, describe, fault_records
 from bigcl.experiment import Experiment
 from bigcl.flops import peak_tflops
+from bigcl.host import gathered
 from bigcl.log import Log
 from bigcl.state import TrainState
 from bigcl.tasks.task import Metrics
@@ -73,6 +78,56 @@ class StopWhenDiverged(Hook):
                 "taken, and the state is saved; lower optim.lr, set optim.clip_norm, or look at the batches, and run "
                 "the same command again."
             )
+
+
+class WatchRecords(Hook):
+    """Counts the bad records since the last row, of all processes, lists them, and stops the run when they are too
+    many. For each field of `data.repeats`, counts the rows of this step's batch that have the same as an earlier row: a
+    contrastive loss takes these for negatives of each other."""
+
+    def __init__(self, experiment: Experiment, log: Log, meter: "Meter", workdir: pathlib.Path):
+        self.log_to, self.feed, self.step, self.every = log, meter.feed, meter.step, experiment.train.log_every
+        self.batch, self.repeats = experiment.train.batch, experiment.data.repeats
+        self.allowance = Allowance(experiment.data.max_bad_fraction)
+        self.quarantine = Quarantine(workdir / "quarantine.jsonl") if log.writes else None
+        if self.quarantine is not None:
+            self.quarantine.add(fault_records(getattr(experiment.source, "faults", ())))
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        records = [r for part in gathered(json.dumps(self.feed.bad).encode()) for r in json.loads(part)]
+        self.feed.bad.clear()
+        digests = np.frombuffer(b"".join(gathered(self.feed.repeats.tobytes())), np.uint64)
+        columns = digests.reshape(-1, max(1, len(self.repeats))).T
+        repeated = {f"repeats/{key}": c.size - np.unique(c).size for key, c in zip(self.repeats, columns, strict=False)}
+        self.log_to.write({"step": step, "bad_records": len(records), **repeated})
+        if self.quarantine is not None and (new := self.quarantine.add(records)):
+            self.log_to.say(f"quarantine.jsonl: {new} more bad records, as {describe(records[-1])}")
+        self.allowance.count((step - self.step) * self.batch, records)
+        self.step = step
+
+
+class WriteLossBySource(Hook):
+    """The mean loss since the last row for each source of a mixture whose batches are of one source each."""
+
+    every = 1
+
+    def __init__(self, experiment: Experiment, log: Log):
+        self.experiment, self.log_to = experiment, log
+        self.losses: dict[str, list[jax.Array]] = {}
+
+    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
+        source, train = self.experiment.source, self.experiment.train
+        number = source.which(self.experiment.loader.indices(step - 1)[:1])[0]
+        self.losses.setdefault(list(source.sources)[number], []).append(metrics["loss"])
+        if step % train.log_every == 0 or step == train.steps:
+            means = {f"loss_of/{k}": float(np.mean(jax.device_get(v))) for k, v in self.losses.items()}
+            self.log_to.write({"step": step, **means})
+            self.losses.clear()
+
+    @staticmethod
+    def applies(source: Any) -> bool:
+        """Whether the batches of a source are of one source each."""
+        return isinstance(source, Mixture) and source.homogeneous
 
 
 class Save(Hook):

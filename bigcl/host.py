@@ -70,6 +70,20 @@ def join_cluster() -> None:
         jax.distributed.initialize()
 
 
+def gathered(data: bytes) -> list[bytes]:
+    """What every process says, in their order, on all of them; each must call."""
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return [data]
+    sizes = multihost_utils.process_allgather(np.array(len(data), np.int32))
+    padded = np.frombuffer(data.ljust(int(sizes.max()), b"\0"), np.uint8)
+    parts = multihost_utils.process_allgather(padded) if sizes.max() else padded.reshape(1, 0).repeat(len(sizes), 0)
+    return [part[:size].tobytes() for part, size in zip(parts, sizes.tolist(), strict=True)]
+
+
 def agreed(value: bool) -> bool:
     """What the first process says, on all of them; each must call."""
     import jax

@@ -70,6 +70,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "csv": "bigcl.data.sources.csv:CSV",
         "huggingface": "bigcl.data.sources.huggingface:HuggingFace",
         "tfrecord": "bigcl.data.sources.tfrecord:TFRecord",
+        "mixture": "bigcl.data.mixture:Mixture",
         "filtered": "bigcl.data.sources.filtered:Filtered",
         "digits": "bigcl.data.sources.digits:Digits",
     },

@@ -73,6 +73,8 @@ def parse(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Trains or resumes the run in `--workdir`, evaluates it and writes its report."""
     from bigcl.checkpoint import CheckpointError
+    from bigcl.data.quarantine import TooManyBadRecords
+    from bigcl.data.sources import BadRecord
     from bigcl.hooks import Diverged
     from bigcl.trainer import Interrupted
 
@@ -88,8 +90,10 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"\nstopped at once. To go on from the last checkpoint, run it again:\n  {command}", file=sys.stderr)
         sys.exit(130)
-    except (ConfigError, CheckpointError, Diverged, FileNotFoundError, ImportError) as error:
+    except (ConfigError, CheckpointError, Diverged, TooManyBadRecords, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
+    except BadRecord as error:
+        sys.exit("\n  ".join([f"error: {error}", *getattr(error, "__notes__", ())[:1]]))
 
 
 def run(config: dict[str, Any], workdir: pathlib.Path) -> None:

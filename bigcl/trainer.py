@@ -14,8 +14,21 @@ from jax.experimental import multihost_utils
 
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.feed import Feed
+from bigcl.data.quarantine import TooManyBadRecords
 from bigcl.experiment import Experiment
-from bigcl.hooks import CompilationAlarm, Diverged, Evaluate, Hook, Meter, Profile, Save, StopWhenDiverged, WriteMetrics
+from bigcl.hooks import (
+    CompilationAlarm,
+    Diverged,
+    Evaluate,
+    Hook,
+    Meter,
+    Profile,
+    Save,
+    StopWhenDiverged,
+    WatchRecords,
+    WriteLossBySource,
+    WriteMetrics,
+)
 from bigcl.host import agreed
 from bigcl.log import Log, read_rows
 from bigcl.mesh import batch_sharding
@@ -102,7 +115,7 @@ class Trainer:
                 for hook in hooks:
                     if self.due(hook, step):
                         hook(step, state, metrics)
-            except Diverged:
+            except (Diverged, TooManyBadRecords):
                 self.checkpoints.save(step, state)  # steps that were not taken left the state as it was
                 raise
             if self.stopping(step):
@@ -116,6 +129,8 @@ class Trainer:
         return [
             WriteMetrics(self.experiment, log, meter),
             CompilationAlarm(self.experiment, log, meter),
+            WatchRecords(self.experiment, log, meter, self.workdir),
+            *([WriteLossBySource(self.experiment, log)] if WriteLossBySource.applies(self.experiment.source) else []),
             StopWhenDiverged(self.experiment),
             Save(self.experiment, self.checkpoints, log, meter),
             Profile(self.experiment, self.workdir / "profile", meter),

@@ -81,3 +81,8 @@ def test_losses_equal_those_of_one_device(result, name):
 
 def test_training_equals_that_of_one_device(result):
     assert_close(group(result, "train"), jax.tree.leaves(Problem(TRANSFORMERS).train(STEPS)))
+
+
+def test_all_hear_what_each_process_says(result):
+    assert [part.tobytes() for part in group(result, "said")] == [b"", b"abc"]
+    assert [part.tobytes() for part in group(result, "silent")] == [b"", b""]

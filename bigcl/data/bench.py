@@ -11,14 +11,14 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigcl.data.loader import Loader, available_cores, example_rng, stack
 from bigcl.data.pipeline import config_argument, open_pipeline
-from bigcl.data.sources import Source, source_name
+from bigcl.data.sources import BadRecord, Example, Source, source_name
 from bigcl.data.transforms import Transform
 
 _TOGETHER = 16  # as the loader does it
@@ -88,18 +88,26 @@ def time_stages(
 def make_batch(
     source: Source, transforms: Sequence[Transform], loader: Loader, step: int, stages: Sequence[Stage]
 ) -> int:
-    """One batch, stage by stage; returns its size."""
+    """One batch, stage by stage, without its bad records; returns its size."""
     rows: list[Any] = []
     for indices, rngs in groups(loader, step):
         with stages[0]:
-            examples = [dict(source[index]) for index in indices]
+            examples = [attempt(source.__getitem__, index) for index in indices]
         for transform, stage in zip(transforms, stages[1:-1], strict=True):
             with stage:
-                examples = [transform(example, rng) for example, rng in zip(examples, rngs, strict=True)]
-        rows += examples
+                examples = [e and attempt(transform, e, rng) for e, rng in zip(examples, rngs, strict=True)]
+        rows += filter(None, examples)
     with stages[-1]:
         stack(rows, source_name(source))
     return len(rows)
+
+
+def attempt(make: Callable[..., Mapping[str, Any]], *args: Any) -> Example | None:
+    """An example, or None if it is a bad record."""
+    try:
+        return dict(make(*args))
+    except BadRecord:
+        return None
 
 
 def groups(loader: Loader, step: int) -> Iterator[tuple[list[int], list[np.random.Generator]]]:

@@ -1,5 +1,7 @@
 """The batches of one process: a pure function of (seed, step), made ahead of time by threads or worker processes."""
 
+import hashlib
+import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,11 +13,14 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int64
 
-from bigcl.data.order import batch_indices
-from bigcl.data.sources import Example, Source, source_name
+from bigcl.data.order import Order, make_order
+from bigcl.data.sources import BadRecord, Example, Source, place, source_name
 from bigcl.data.transforms import Transform
 
 Batch = dict[str, np.ndarray]
+BESIDE = ("index", "bad", "repeats")
+"""What comes with a batch and is not for the devices."""
+_REPLACEMENTS = 16
 _ENDLESS = 2**48
 _TOGETHER = 16
 """Examples that go through the transforms side by side. One by one takes half as long again: the code of each transform
@@ -32,6 +37,12 @@ class Loader:
     batch: examples in the global batch.
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches that are ready ahead of time, for each worker; 0 makes them when asked (workers need at least 1).
+    block, window: see `Shuffle`.
+    repeats: fields of the source's examples by which repeats are told; their digests come as `repeats`, uint64 [b, n].
+
+    A bad record is replaced, by a function of its position: all processes and any number of workers do the same.
+    `index` has the example that is there, `indices` those that were meant, and `bad`, in a batch that has met bad
+    records, says which, as `bad_records` reads it.
     """
 
     def __init__(
@@ -44,19 +55,23 @@ class Loader:
         workers: int = 0,
         prefetch: int = 2,
         shuffle: bool = True,
+        block: int | None = None,
+        window: int = 16,
+        repeats: Sequence[str] = (),
         process_index: int = 0,
         process_count: int = 1,
     ):
         if workers and not prefetch:
             raise ValueError("data.prefetch: worker processes need at least 1")
-        self.size, self.batch, self.seed, self.shuffle = len(source), batch, seed, shuffle
+        self.size, self.batch = len(source), batch
         self.workers, self.prefetch = workers, prefetch
         self.rows = process_rows(batch, process_index, process_count)
-        self.assemble = Assemble(source, transforms, seed)
+        self.order = make_order(source, seed=seed, batch=batch, shuffle=shuffle, block=block, window=window)
+        self.assemble = Assemble(source, transforms, seed, self.order, repeats)
 
     def indices(self, step: int) -> Int64[np.ndarray, " batch"]:
         """Source indices of the global batch of a step."""
-        return batch_indices(step, self.batch, self.size, self.seed, self.shuffle)
+        return self.order(step * self.batch + np.arange(self.batch, dtype=np.int64))
 
     def host_batch(self, step: int) -> Batch:
         """This process's rows of the global batch of a step."""
@@ -67,7 +82,7 @@ class Loader:
         """Shapes and types of this process's batches, from the first example."""
         one = self.assemble(self.indices(0)[:1], np.zeros(1, np.int64))
         rows = self.rows.stop - self.rows.start
-        return {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in one.items()}
+        return {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in one.items() if k != "bad"}
 
     def batches(self, start_step: int = 0) -> "grain.DatasetIterator[Batch]":
         """Batches of steps start_step, start_step + 1, ...; close the iterator when done with it."""
@@ -86,7 +101,7 @@ def pad_batches(
     """This process's batches of one pass in order, for evaluation.
 
     The last global batch is filled up with the last example; `valid` (bool [b]) is False there. Random transforms draw
-    from (0, index): every pass is the same.
+    from (0, index): every pass is the same. Raises BadRecord, as numbers without an example would be other numbers.
     """
     size, rows = len(source), process_rows(batch, process_index, process_count)
     assemble = Assemble(source, transforms, seed=0)
@@ -108,35 +123,116 @@ def process_rows(batch: int, process_index: int, process_count: int) -> slice:
 
 
 class Assemble:
-    """Source indices and stream positions -> batch of transformed examples."""
+    """Source indices and stream positions -> batch of transformed examples.
 
-    def __init__(self, source: Source, transforms: Sequence[Transform], seed: int):
+    order: where replacements of bad records come from; None: a bad record is an error.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        transforms: Sequence[Transform],
+        seed: int,
+        order: Order | None = None,
+        repeats: Sequence[str] = (),
+    ):
         self.source, self.transforms, self.seed = source, tuple(transforms), seed & (2**64 - 1)
+        self.order, self.repeats = order, tuple(repeats)
 
     def __call__(self, indices: Int64[np.ndarray, " b"], positions: Int64[np.ndarray, " b"]) -> Batch:
-        """Stacks arrays and numbers; text, bytes and nested values stay behind. Adds `index` (int64 [b])."""
-        examples = []
-        for start in range(0, len(indices), _TOGETHER):
+        """Stacks arrays and numbers; text, bytes and nested values stay behind. Adds `index` (int64 [b]), and `source`
+        (int32 [b]) if the source is a mixture."""
+        index, examples, bad = np.array(indices, np.int64), [], []
+        for start in range(0, len(index), _TOGETHER):
             few = slice(start, start + _TOGETHER)
-            examples += self.examples(indices[few].tolist(), positions[few].tolist())
-        return {**stack(examples, source_name(self.source)), "index": np.asarray(indices, np.int64)}
+            for row, example in enumerate(self.examples(index[few].tolist(), positions[few].tolist()), start):
+                attempt = 0
+                while isinstance(example, BadRecord):
+                    attempt += 1
+                    bad.append(self.facts(example, int(index[row])))
+                    index[row] = self.replacement(example, int(index[row]), int(positions[row]), attempt)
+                    (example,) = self.examples([int(index[row])], [int(positions[row])])
+                examples.append(example)
+        batch = {**stack(examples, source_name(self.source)), "index": index}
+        if hasattr(self.source, "which"):
+            batch["source"] = self.source.which(index)
+        if bad:
+            batch["bad"] = np.frombuffer(json.dumps(bad).encode(), np.uint8)
+        return batch
 
-    def examples(self, indices: Sequence[int], positions: Sequence[int]) -> list[Example]:
-        """Transformed examples, each with its own random numbers whichever process or thread makes it."""
-        examples: list[Example] = []
+    def examples(self, indices: Sequence[int], positions: Sequence[int]) -> list[Example | BadRecord]:
+        """Transformed examples, each with its own random numbers whichever process or thread makes it; in the place of
+        a bad record its error."""
+        examples: list[Any] = []
+        digests: list[np.ndarray] = []
         rngs = [example_rng(self.seed, p) for p in positions]
         row, doing = 0, "the source"
         try:
             for row in range(len(indices)):
-                examples.append(dict(self.source[indices[row]]))
+                try:
+                    examples.append(dict(self.source[indices[row]]))
+                    digests.append(np.array([digest(examples[row][key]) for key in self.repeats], np.uint64))
+                except BadRecord as error:
+                    examples.append(error)
+                    digests.append(np.zeros(0, np.uint64))
             for transform in self.transforms:
                 doing = type(transform).__name__
                 for row, rng in enumerate(rngs):
-                    examples[row] = transform(examples[row], rng)
+                    if isinstance(examples[row], BadRecord):
+                        continue
+                    try:
+                        examples[row] = transform(examples[row], rng)
+                    except BadRecord as error:
+                        error.key = error.key or name_of(examples[row])
+                        examples[row] = error
         except Exception as error:
             error.add_note(f"in {doing}, for example {indices[row]} of {source_name(self.source)}")
             raise
+        if self.repeats:
+            return [
+                e if isinstance(e, BadRecord) else {**e, "repeats": d} for e, d in zip(examples, digests, strict=True)
+            ]
         return examples
+
+    def facts(self, error: BadRecord, index: int) -> dict[str, Any]:
+        """What is known of a bad record, for `quarantine.jsonl`."""
+        source, own = self.source.part(index) if hasattr(self.source, "part") else (self.source, index)
+        shard, offset = (error.shard, error.offset) if error.shard else place(source, own)
+        return {
+            "source": error.source or source_name(source),
+            "key": error.key or str(own),
+            "shard": shard,
+            "offset": offset,
+            "reason": error.reason,
+            "index": index,
+        }
+
+    def replacement(self, error: BadRecord, index: int, position: int, attempt: int) -> int:
+        """The example to try next. Raises the error if there have been enough, or if none is wanted."""
+        if self.order is None or attempt > _REPLACEMENTS:
+            tried = f", the last of {attempt} in a row that are bad" if self.order else ""
+            error.add_note(f"example {index} of {source_name(self.source)}{tried}")
+            raise error
+        return self.order.replacement(index, position, attempt)
+
+
+def bad_records(batch: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Source, key, shard, offset, reason and index of each bad record that was met in making a batch."""
+    return json.loads(batch["bad"].tobytes()) if "bad" in batch else []
+
+
+def digest(value: Any) -> int:
+    """64 bits that tell values apart."""
+    if isinstance(value, np.ndarray):
+        value = value.tobytes()
+    return int.from_bytes(
+        hashlib.blake2b(value if isinstance(value, bytes) else repr(value).encode(), digest_size=8).digest(), "little"
+    )
+
+
+def name_of(example: Example) -> str | None:
+    """How the source calls an example, if it does."""
+    return key if isinstance(key := example.get("key"), str) else None
 
 
 def example_rng(seed: int, position: int) -> np.random.Generator:

@@ -50,7 +50,7 @@ def open_pipeline(argument: str) -> Pipeline:
     part = config.get("tokenizer")
     tokenizer = None if part is None else registry.build("tokenizer", part)
     transforms = [registry.build("transform", t, tokenizer=tokenizer) for t in data.get("transforms", ())]
-    options = {k: data[k] for k in ("workers", "prefetch") if k in data}
+    options = {k: data[k] for k in ("workers", "prefetch", "block", "window", "repeats") if k in data}
     batch = section(section(config, "train"), "batch", "train")
     loader = Loader(source, transforms, batch=batch, seed=config.get("seed", 0), **options)
     return Pipeline(config, source, tokenizer, transforms, loader)

@@ -131,6 +131,11 @@ class Records:
         start, stop = self.bounds[index + number : index + number + 2].tolist()  # each file before has one bound more
         return self.files[number], start, stop
 
+    def place(self, index: int) -> tuple[str, int]:
+        """File and byte of a record."""
+        file, start, _ = self.locate(index)
+        return file.path, start
+
     def read(self, index: int) -> bytes:
         """The bytes of a record. Raises BadRecord."""
         file, start, stop = self.locate(index)
@@ -149,8 +154,7 @@ class Records:
 
     def bad(self, index: int, reason: str) -> BadRecord:
         """The error for a record that cannot be used."""
-        file, start, _ = self.locate(index)
-        return BadRecord(self.name, str(index), file.path, start, reason)
+        return BadRecord(self.name, str(index), *self.place(index), reason)
 
 
 class NamedFiles:

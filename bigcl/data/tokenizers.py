@@ -15,7 +15,7 @@ from jaxtyping import Int32
 from bigcl import registry
 from bigcl.data.cache import prepare
 from bigcl.data.cleaning import Cleaning, clean_text
-from bigcl.data.sources import source_name
+from bigcl.data.sources import readable, source_name
 from bigcl.files import replacing
 from bigcl.registry import Part
 
@@ -119,7 +119,8 @@ class BPE(TokenizersJSON):
         }
 
         def build(folder: pathlib.Path) -> None:
-            texts = (text for i in range(len(opened)) for text in texts_of(opened[i][key]))
+            examples = (readable(opened.__getitem__, i) for i in range(len(opened)))
+            texts = (text for example in examples if example for text in texts_of(example[key]))
             train_bpe(texts, vocab_size).save(str(folder / FILE))
 
         super().__init__(str(prepare("bpe", recipe, build) / FILE))

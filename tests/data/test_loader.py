@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcl.data.loader import Loader, pad_batches
-from bigcl.data.order import batch_indices
+from bigcl.data.order import permute
 from bigcl.data.sources.arrays import Arrays, Synthetic
 from bigcl.data.transforms.image import Shift
 
@@ -65,7 +65,7 @@ def test_a_batch_says_which_examples_it_holds():
     loader = make(Arrays({"value": np.arange(37) * 10}), [])
     batch = take(loader, 1, start=7)[0]
     assert batch["index"].dtype == np.int64
-    np.testing.assert_array_equal(batch["index"], batch_indices(7, 24, 37, seed=5))
+    np.testing.assert_array_equal(batch["index"], permute(7 * 24 + np.arange(24), 37, seed=5))
     np.testing.assert_array_equal(batch["index"], loader.indices(7))
     np.testing.assert_array_equal(batch["value"], batch["index"] * 10)
 

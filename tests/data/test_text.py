@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from bigcl.data.sources import BadRecord
 from bigcl.data.transforms import Keep
 from bigcl.data.transforms.text import ChooseText, FormatText, Tokenize, WordDropout
 
@@ -105,3 +106,19 @@ def test_format_joins_texts_where_all_are_there():
     example = {"text": b"cat", "group": "animals"}
     assert always(example, np.random.default_rng(0)) == {**example, "caption": "cat, animals"}
     assert always({"text": "cat", "group": None}, np.random.default_rng(0)) == {"text": "cat", "group": None}
+
+
+@pytest.mark.parametrize("texts", [[], [None], ["", " \n"], {"en": None, "de": b""}])
+def test_an_example_without_a_text_is_a_bad_record(texts):
+    with pytest.raises(BadRecord, match="no text at 'texts'"):
+        ChooseText("texts")({"texts": texts}, np.random.default_rng(0))
+
+
+def test_blank_texts_are_not_chosen():
+    assert set(draws(ChooseText("texts", "out", [1, 5]), {"texts": ["a", "  "]}, 50)) == {"a"}
+
+
+@pytest.mark.parametrize("text, reason", [("", "'text' is empty"), (" \n", "'text' is empty"), (b"\xff", "utf-8")])
+def test_what_cannot_be_tokenized_is_a_bad_record(text, reason):
+    with pytest.raises(BadRecord, match=reason):
+        Tokenize(8, tokenizer=None)({"text": text}, np.random.default_rng(0))

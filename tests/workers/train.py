@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from bigcl.host import gathered
 from bigcl.mesh import batch_sharding, make_mesh, replicated
 from tests.problems import TRANSFORMERS, Problem
 from tests.test_two_processes import LOSSES, PROCESSES, STEPS, embeddings
@@ -35,6 +36,9 @@ def main(coordinator: str, process: int, result: str) -> None:
     state, metrics = Problem(TRANSFORMERS).train(STEPS, mesh)
     for i, x in enumerate(jax.tree.leaves((multihost_utils.process_allgather(state, tiled=True), metrics))):
         found[f"train/{i}"] = x
+    for name, data in {"said": b"abc" * process, "silent": b""}.items():
+        for i, part in enumerate(gathered(data)):
+            found[f"{name}/{i}"] = np.frombuffer(part, np.uint8)
     if process == 0:
         np.savez(result, **found)
     multihost_utils.sync_global_devices("written")

@@ -16,6 +16,10 @@ lists it in an attribute `faults` (a sequence of BadRecord), and counts without 
 A source that can read a few fields of many examples without the pictures also has
 
     source.metadata(names, start, stop) -> {name: values}      None where an example lacks the field or cannot be read
+
+and one that knows where an example lies
+
+    source.place(index) -> (shard, offset)                     the file, and the byte in it; None if unknown
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +67,11 @@ class BadRecord(ValueError):
 def source_name(source: Source) -> str:
     """What to call a source in a message."""
     return getattr(source, "name", type(source).__name__)
+
+
+def place(source: Source, index: int) -> tuple[str | None, int | None]:
+    """File and byte of an example, where the source knows them."""
+    return source.place(index) if hasattr(source, "place") else (None, None)
 
 
 def source_identity(source: Source) -> Any:

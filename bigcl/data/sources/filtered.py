@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from bigcl import registry
 from bigcl.data.cache import prepare
 from bigcl.data.expression import Expression
-from bigcl.data.sources import Example, metadata, source_identity, source_name
+from bigcl.data.sources import Example, metadata, place, source_identity, source_name
 from bigcl.registry import Part
 
 _TOGETHER = 2**16
@@ -31,6 +31,9 @@ class Filtered:
         self.source = registry.build("source", source)
         self.name = f"{source_name(self.source)} where {filter}"
         self.attribution = getattr(self.source, "attribution", None)
+        if hasattr(self.source, "order"):
+            raise ValueError("filtered.source: a mixture has an order of its own; filter its sources instead")
+        self.faults = getattr(self.source, "faults", ())
         self.identity = [source_identity(self.source), filter]
         recipe = {"source": source, "identity": self.identity, "layout": 1}
         self.folder = prepare("filtered", recipe, lambda folder: self.build(expression, folder))
@@ -70,3 +73,7 @@ class Filtered:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)} examples")
         return dict(self.source[int(self.index[index])])
+
+    def place(self, index: int) -> tuple[str | None, int | None]:
+        """File and byte of an example."""
+        return place(self.source, int(self.index[index]))

@@ -58,6 +58,10 @@ class Parquet:
         group = int(np.searchsorted(self.firsts, index, "right")) - 1
         return group, index - int(self.firsts[group])
 
+    def place(self, index: int) -> tuple[str, None]:
+        """The file of an example."""
+        return self.files[self.groups[self.locate(index)[0]][0]].path, None
+
     def __getitem__(self, index: int) -> Example:
         group, row = self.locate(index)
         file = self.files[self.groups[group][0]]

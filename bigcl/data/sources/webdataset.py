@@ -89,6 +89,10 @@ class WebDataset:
         shard = int(np.searchsorted(self.first, index, "right")) - 1
         return self.shards[shard], *self.indexes[shard].span(int(index - self.first[shard]))
 
+    def place(self, index: int) -> tuple[str, int]:
+        """Shard and byte of a sample."""
+        return self.locate(index)[:2]
+
     def example(self, data: bytes, start: int) -> Example:
         """The example in the bytes of a sample, which begin at `start` in their shard."""
         key, found = unpack(data, start)

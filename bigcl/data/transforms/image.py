@@ -6,6 +6,7 @@ a JPEG than their result can show.
 
 import importlib.util
 import io
+import re
 import math
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -125,7 +126,8 @@ def guarded(read: Callable[[], Image.Image]) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds for broken bytes, and there is nothing else here
-        raise BadRecord(reason=f"no picture can be made of it: {type(error).__name__}: {error}") from error
+        message = re.sub("<.* at 0x.*>", "these bytes", str(error))  # an address in memory differs on every host
+        raise BadRecord(reason=f"no picture can be made of it: {type(error).__name__}: {message}") from error
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from bigcl.data import cleaning
-from bigcl.data.sources import Example
+from bigcl.data.sources import BadRecord, Example
 from bigcl.data.tokenizers import Tokenizer, as_text
 
 OTHERS = "*"
 
 
 class ChooseText:
-    """Picks one of several texts; those that are None do not count.
+    """Picks one of several texts; those that are None or blank do not count. Raises BadRecord if there are no others.
 
     key: a dict of texts by name, or a list of texts, or several keys, each of one text.
     weights: how often each is picked, in proportion. By name; the weight of "*" is shared by all names that are not
@@ -35,7 +35,9 @@ class ChooseText:
         choices = example[self.key] if isinstance(self.key, str) else {key: example[key] for key in self.key}
         weights = self.weigh(choices, example)
         texts = list(choices.values()) if isinstance(choices, Mapping) else list(choices)
-        weighted = [(t, w) for t, w in zip(texts, weights, strict=True) if t is not None]
+        weighted = [(t, w) for t, w in zip(texts, weights, strict=True) if not is_blank(t)]
+        if not weighted:
+            raise BadRecord(reason=f"no text at {self.key!r}")
         draw = rng.random() * sum(w for _, w in weighted)
         for text, weight in weighted:
             draw -= weight
@@ -74,7 +76,7 @@ class FormatText:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         if rng.random() >= self.probability or any(example[key] is None for key in self.keys):
             return example
-        return {**example, self.out: self.template.format(**{key: as_text(example[key]) for key in self.keys})}
+        return {**example, self.out: self.template.format(**{key: read_text(example, key) for key in self.keys})}
 
 
 class WordDropout:
@@ -84,7 +86,7 @@ class WordDropout:
         self.rate, self.key = rate, key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        words = as_text(example[self.key]).split()
+        words = read_text(example, self.key).split()
         if len(words) < 2:
             return example
         draws = rng.random(len(words))
@@ -106,7 +108,7 @@ class CleanText:
 
 
 class Tokenize:
-    """Text -> token ids, int32 [length].
+    """Text -> token ids, int32 [length]. Raises BadRecord for a text that is empty or white space alone.
 
     key: the text, which the ids replace, unless `out` names another place for them.
     """
@@ -115,4 +117,20 @@ class Tokenize:
         self.length, self.tokenizer, self.key, self.out = length, tokenizer, key, out or key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        return {**example, self.out: self.tokenizer(as_text(example[self.key]), self.length)}
+        text = read_text(example, self.key)
+        if is_blank(text):
+            raise BadRecord(reason=f"{self.key!r} is empty")
+        return {**example, self.out: self.tokenizer(text, self.length)}
+
+
+def is_blank(value: Any) -> bool:
+    """Whether there is nothing to read."""
+    return value is None or (isinstance(value, str | bytes) and not value.strip())
+
+
+def read_text(example: Example, key: str) -> str:
+    """A text of the example. Raises BadRecord for bytes that are no UTF-8."""
+    try:
+        return as_text(example[key])
+    except UnicodeDecodeError as error:
+        raise BadRecord(reason=f"{key!r}: {error}") from error
