@@ -2,7 +2,9 @@
 
 import os
 import pathlib
+import re
 import sys
+from collections.abc import Mapping
 
 REQUEUE = 75
 """The exit status of a process that was asked to stop, has saved, and is to be started again (EX_TEMPFAIL): launchers
@@ -16,17 +18,17 @@ ALLOCATOR = {
 """XLA allocates the temporaries of each CPU step anew. With 4 KiB pages a small training step spends a third of its
 time in page faults; with huge pages, none."""
 
-
 ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 """Else two exchanges of one program run side by side, each holding a thread that the other process waits for."""
 
 
 def prepare() -> None:
-    """Before anything is imported: on a CPU, keeps the exchanges of a program in one order, and under Linux starts the
-    program again, once, with huge pages for malloc."""
-    if on_cpu() and ONE_BY_ONE not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_BY_ONE}".strip()
-    if sys.platform != "linux" or not on_cpu() or "GLIBC_TUNABLES" in os.environ:
+    """Before anything is imported: on a CPU, keeps the exchanges between processes in one order, and under Linux starts
+    the program again, once, with huge pages for malloc."""
+    env = os.environ
+    if on_cpu() and ("JAX_COORDINATOR_ADDRESS" in env or several_processes(env)):
+        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '').replace(ONE_BY_ONE, '')} {ONE_BY_ONE}".strip()
+    if sys.platform != "linux" or not on_cpu() or "GLIBC_TUNABLES" in env:
         return
     os.environ.update(ALLOCATOR)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
@@ -49,25 +51,67 @@ def configure_jax() -> None:
 
 
 def join_cluster() -> None:
-    """Joins the other processes of the job, where the environment says that there are any; before any device is
-    touched.
+    """Joins the other processes of the job, where the environment says that there are any, and sees to it that the
+    devices are there.
 
-    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name them outright; under Slurm, Open MPI and on
-    TPU pods JAX finds them itself.
+    `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name the others outright; under Slurm, Open MPI
+    and on TPU slices JAX finds them itself. Raises ConfigError for a job that could only hang or run on the wrong
+    devices.
     """
     import jax
 
+    from bigcl.registry import ConfigError
+
     env = os.environ
-    if "JAX_COORDINATOR_ADDRESS" in env:
-        jax.distributed.initialize(
-            env["JAX_COORDINATOR_ADDRESS"], int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
-        )
-    elif (
-        int(env.get("SLURM_NTASKS", 1)) > 1
-        or int(env.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-    ):
+    if address := env.get("JAX_COORDINATOR_ADDRESS"):
+        if missing := [k for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not env.get(k, "").isdecimal()]:
+            raise ConfigError(f"JAX_COORDINATOR_ADDRESS is set, so {' and '.join(missing)} must be numbers")
+        if spans_machines(env) and re.fullmatch(r"localhost|127\.[\d.]+|\[?::1\]?", address.rpartition(":")[0]):
+            raise ConfigError(
+                f"JAX_COORDINATOR_ADDRESS={address} is this machine for every one of them, but the job spans several: "
+                "give the name by which the others reach the first machine"
+            )
+        # Without "deactivate" JAX would still ask Slurm or Open MPI, and see one device of each machine.
+        number, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
+        jax.distributed.initialize(address, number, index, cluster_detection_method="deactivate")
+    elif several_processes(env):
         jax.distributed.initialize()
+    check_devices(env)
+
+
+def several_processes(env: Mapping[str, str]) -> bool:
+    """Whether a scheduler that JAX knows started more than this process."""
+    numbers = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+    return any(int(env.get(key, 1)) > 1 for key in numbers) or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def spans_machines(env: Mapping[str, str]) -> bool:
+    """Whether a scheduler says that the job runs on more than this machine."""
+    everywhere, here = (int(env.get(f"OMPI_COMM_WORLD_{k}", 1)) for k in ("SIZE", "LOCAL_SIZE"))
+    machines = max(int(env.get(key, 1)) for key in ("SLURM_STEP_NUM_NODES", "MEGASCALE_NUM_SLICES"))
+    return machines > 1 or everywhere > here or "," in env.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def check_devices(env: Mapping[str, str]) -> None:
+    """Raises ConfigError where JAX fell back to the CPU of a machine with accelerators, or sees other devices than the
+    launcher promised in `BIGCL_DEVICES`."""
+    import jax
+
+    from bigcl.registry import ConfigError
+
+    seen = f"process {jax.process_index()} sees {jax.local_device_count()} {jax.default_backend()} device(s)"
+    lost = pathlib.Path("/dev/accel0").exists() or pathlib.Path("/dev/nvidiactl").exists()
+    if jax.default_backend() == "cpu" and lost and not jax.config.values["jax_platforms"]:
+        raise ConfigError(
+            f"{seen}, but this machine has accelerators: install JAX with support for them "
+            '(`pip install "jax[cuda13]"` or `"jax[tpu]"`), or set JAX_PLATFORMS=cpu to do without'
+        )
+    promised = env.get("BIGCL_DEVICES")
+    if promised and int(promised) != jax.local_device_count():
+        raise ConfigError(
+            f"{seen}, but the job was promised {promised} each (BIGCL_DEVICES): "
+            "look at CUDA_VISIBLE_DEVICES, the scheduler's device flags and --chips of the launcher"
+        )
 
 
 def gathered(data: bytes) -> list[bytes]:

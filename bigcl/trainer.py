@@ -95,13 +95,13 @@ class Trainer:
             self.catch_up(start, state, hooks)
             if start >= self.steps:
                 return state
+            stack.enter_context(self.signals())
             self.watchdog.doing("compiling", self.deadlines.start)
             began = time.perf_counter()
             step_function = self.experiment.compile_step()
             began_by = f"resuming after step {start}" if start else "starting"
             log.say(f"compiled in {time.perf_counter() - began:.1f} s; {began_by}")
-            with self.signals():
-                return self.loop(step_function, state, feed, hooks)
+            return self.loop(step_function, state, feed, hooks)
 
     def loop(self, step_function: StepFunction, state: TrainState, feed: Feed, hooks: list[Hook]) -> TrainState:
         """Step after step, and the hooks that are due."""

@@ -10,7 +10,7 @@ import pathlib
 from bigcl.files import replacing
 from bigcl.report.gallery import Gallery, load_gallery, save_gallery
 
-__all__ = ["Gallery", "build_report", "load_gallery", "save_gallery"]
+__all__ = ["Gallery", "build_report", "build_sweep", "load_gallery", "save_gallery"]
 
 
 def build_report(workdir: pathlib.Path, gallery: Gallery | None = None) -> pathlib.Path:
@@ -38,3 +38,16 @@ def build_report(workdir: pathlib.Path, gallery: Gallery | None = None) -> pathl
     with replacing(target) as partial:
         partial.write_text(page, encoding="utf-8")
     return target
+
+
+def build_sweep(folder: pathlib.Path) -> pathlib.Path:
+    """Writes `folder/report.html` of a sweep, from its `sweep.json` and its members, and returns its path.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as `build_report`.
+    """
+    try:
+        from bigcl.report.sweep import build_sweep_report
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the report needs {error.name}: pip install 'bigcl[report]'") from error
+    return build_sweep_report(folder)

@@ -6,8 +6,8 @@ a JPEG than their result can show.
 
 import importlib.util
 import io
-import re
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
