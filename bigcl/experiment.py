@@ -129,40 +129,32 @@ class Experiment:
         evals: Mapping[str, Annotated[Part, "evaluator"]] = {},
         checkpoint: Annotated[Part, CheckpointOptions] = {},  # noqa: B006, read only
         deadlines: Annotated[Part, Deadlines] = {},  # noqa: B006, read only
+        devices: Sequence[jax.Device] | None = None,
     ):
+        """devices: what to plan for, whether it is there or not (see `bigcl.planning`); then no data is opened, and a
+        batch is what the task says it reads. None: all devices, and data.
+        """
         self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
         self.deadlines = Deadlines(**deadlines)
-        self.mesh = make_mesh(**mesh)
+        self.mesh = make_mesh(**mesh, devices=devices)
         shards = self.mesh.devices.size // self.mesh.shape["tensor"]
         for key, rows in (("batch", self.train.batch), ("microbatch", self.train.microbatch or self.train.batch)):
             if rows % shards or self.train.batch % rows:
                 raise ConfigError(f"train.{key}: {rows} rows of {self.train.batch} do not divide over {shards} devices")
-        if shards % jax.process_count():
+        if devices is None and shards % jax.process_count():
             raise ConfigError(
                 f"mesh.tensor: the batch is split {shards} ways, which do not divide among {jax.process_count()} "
                 "processes; make tensor smaller"
             )
-        self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
-        self.data = options = DataOptions(**data)
-        self.source = registry.build("source", options.source)
-        self.loader = Loader(
-            self.source,
-            [registry.build("transform", part, tokenizer=self.tokenizer) for part in options.transforms],
-            batch=self.train.batch,
-            seed=seed,
-            workers=options.workers,
-            prefetch=options.prefetch,
-            block=options.block,
-            window=options.window,
-            repeats=options.repeats,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        )
-        vocab = None if self.tokenizer is None else self.tokenizer.vocab_size
+        vocab, evals = (tokenizer or {}).get("vocab_size"), evals if devices is None else {}
+        if devices is None:
+            self.open(tokenizer, DataOptions(**data))
+            vocab = None if self.tokenizer is None else self.tokenizer.vocab_size
         self.build_task = functools.partial(
             registry.build, "task", task, dtype=self.dtype(), batch_size=self.train.batch, vocab=vocab
         )
         abstract, self.skeleton, shapes = outline(self.build_task)
+        self.planned_example = None if devices is None else abstract.reads()
         self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch_size=self.train.batch, **optim)
         self.notes = [*abstract.describe(), *self.optimizer.notes]
         self.state_shapes = self.with_placement(
@@ -172,6 +164,24 @@ class Experiment:
             k: registry.build("evaluator", v, tokenizer=self.tokenizer, mesh=self.mesh) for k, v in evals.items()
         }
         self.eval_every = {k: v.get("every", 0) for k, v in evals.items()}
+
+    def open(self, tokenizer: Part | None, options: DataOptions) -> None:
+        """Opens the tokenizer and the data."""
+        self.tokenizer = None if tokenizer is None else registry.build("tokenizer", tokenizer)
+        self.source, self.data = registry.build("source", options.source), options
+        self.loader = Loader(
+            self.source,
+            [registry.build("transform", part, tokenizer=self.tokenizer) for part in options.transforms],
+            batch=self.train.batch,
+            seed=self.seed,
+            workers=options.workers,
+            prefetch=options.prefetch,
+            block=options.block,
+            window=options.window,
+            repeats=options.repeats,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
 
     @staticmethod
     def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +231,7 @@ class Experiment:
 
     def dtype(self) -> jnp.dtype:
         """What the towers compute in."""
-        auto = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        auto = "float32" if self.mesh.devices.flat[0].platform == "cpu" else "bfloat16"
         return jnp.dtype(auto if self.train.dtype == "auto" else self.train.dtype)
 
     def new_state(self) -> TrainState:
@@ -260,21 +270,31 @@ class Experiment:
         """Shapes of a global batch on the mesh."""
         where = batch_sharding(self.mesh)
         rows = self.train.batch
-        return {
-            k: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=where)
-            for k, x in self.loader.spec().items()
-            if k not in BESIDE
+        example = self.planned_example or {
+            k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for k, x in self.loader.spec().items() if k not in BESIDE
         }
+        return {k: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype, sharding=where) for k, x in example.items()}
 
     def compile_step(self) -> Callable[..., Any]:
         """The training step, compiled for these shapes; other shapes are an error, never a silent recompilation."""
-        step = make_step(
-            self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema, self.train.microbatch
-        )
+        return self.lower_step().compile()
+
+    def lower_step(self) -> jax.stages.Lowered:
+        """The training step for these shapes, before it is compiled."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
         with jax.set_mesh(self.mesh):
-            jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
-            return jitted.lower(self.state_shapes, self.batch_shapes()).compile()
+            jitted = jax.jit(self.step(), donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
+            return jitted.lower(self.state_shapes, self.batch_shapes())
+
+    def step(self) -> Callable[..., Any]:
+        """The training step, a function of state and global batch."""
+        return make_step(
+            self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema, self.train.microbatch
+        )
+
+    def executed_flops(self) -> float:
+        """FLOPs of a step over all devices as it runs, with what it computes again to save memory."""
+        return flops.count(jax.make_jaxpr(self.step())(self.state_shapes, self.batch_shapes()).jaxpr)
 
     def flops_per_step(self) -> float:
         """Model FLOPs of a step over all devices: matrix products of the loss and of the gradient of what is trained,

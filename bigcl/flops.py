@@ -5,24 +5,14 @@ from typing import Any
 
 import jax
 
-PEAK_TFLOPS = {
-    "NVIDIA A100": 312.0,
-    "NVIDIA H100": 989.0,
-    "NVIDIA H200": 989.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5": 459.0,  # v5p
-    "TPU v6 lite": 918.0,
-}
-"""Dense bfloat16 peak of one device, by the start of its `device_kind` (vendors' figures)."""
+from bigcl.chips import chip
 
 
 def peak_tflops() -> float | None:
     """The peak of all devices together, or None for devices that the table does not know (a CPU has no useful
     figure)."""
-    kind = jax.devices()[0].device_kind
-    known = [peak for name, peak in PEAK_TFLOPS.items() if kind.startswith(name)]
-    return known[0] * jax.device_count() if known else None
+    figures = chip(jax.devices()[0].device_kind)
+    return figures.tflops * jax.device_count() if figures else None
 
 
 def count(jaxpr: Any) -> float:

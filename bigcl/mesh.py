@@ -33,14 +33,26 @@ TENSOR_RULES: dict[str, tuple[str | None, ...]] = {
 more in front."""
 
 
-def make_mesh(*, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 1, rules: Rules | None = None) -> Mesh:
+def make_mesh(
+    *,
+    replica: int | None = None,
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    rules: Rules | None = None,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """The mesh of all devices; one axis may be -1, which takes what is left.
 
+    replica: None: one for each slice of a TPU cluster of several, which a slow network joins, else 1.
     rules: read by `place`; accepted here so that the section `mesh` of a config is one call.
+    devices: others than all devices of this run, such as those of a topology to plan for.
     """
     del rules
-    sizes = {"replica": replica, "data": data, "fsdp": fsdp, "tensor": tensor}
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    slices = by_slice(devices)
+    sizes = {"replica": len(slices) if replica is None else replica, "data": data, "fsdp": fsdp, "tensor": tensor}
+    count = len(devices)
     free = [a for a, n in sizes.items() if n == -1]
     fixed = int(np.prod([n for n in sizes.values() if n != -1]))
     if len(free) > 1 or fixed < 1 or count % fixed or (not free and fixed != count):
@@ -49,7 +61,17 @@ def make_mesh(*, replica: int = 1, data: int = -1, fsdp: int = 1, tensor: int = 
             "make one axis -1, or the product equal to the number of devices"
         )
     shape = tuple(count // fixed if n == -1 else n for n in sizes.values())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    if shape[0] % len(slices):
+        raise ConfigError(f"mesh.replica: {shape[0]} is not a multiple of the {len(slices)} slices of this cluster")
+    within = (shape[0] // len(slices), *shape[1:])
+    grids = [jax.make_mesh(within, AXES, devices=s).devices for s in slices]  # as the links of a slice lie
+    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """The devices of each slice of a TPU cluster, which has fast links inside; anything else is one slice."""
+    index = [getattr(d, "slice_index", None) or 0 for d in devices]
+    return [[d for d, i in zip(devices, index, strict=True) if i == s] for s in sorted(set(index))]
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -12,62 +12,20 @@ if __name__ == "__main__":
 
 import json
 import pathlib
-import runpy
 import signal
 import sys
 import time
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
+from bigcl import command
 from bigcl import config as configs
 from bigcl.registry import ConfigError
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True
 )
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A config file; its argument follows a colon: configs/emoji.py:smoke.", lock_config=True
-)
-
-LOADED: dict[str, Any] = {}
-"""The config file as it was written (`original`) and with all defaults (`resolved`), before flags changed it."""
-
-
-def parse(argv: list[str]) -> list[str]:
-    """The flags. The config is filled with the defaults of all its parts, so that a flag can set each of them.
-
-    A key that it does not have, or a config that cannot be loaded, is a plain message.
-    """
-    from bigcl.experiment import Experiment
-
-    if {"--help", "-h", "--helpshort", "--helpfull"} & set(argv):
-        print(__doc__)
-        sys.exit(0)
-    path = next(
-        (a.partition("=")[2] or b for a, b in zip(argv, [*argv[1:], ""], strict=True) if a.split("=")[0] == "--config"),
-        "",
-    )
-    if not pathlib.Path(path.partition(":")[0]).is_file():
-        sys.exit(
-            f"error: --config: no file {path.partition(':')[0] or '(none given)'}; configs/emoji.py is the quick start"
-        )
-
-    def load_resolved(argument: str) -> Any:
-        file, _, arg = argument.partition(":")
-        try:
-            LOADED["original"] = configs.plain(runpy.run_path(file)["get_config"](arg or None))
-            LOADED["resolved"] = Experiment.resolve(LOADED["original"])
-        except ConfigError as error:
-            sys.exit(f"error: {error}")
-        return configs.overridable(LOADED["resolved"])
-
-    setattr(flags.FLAGS["config"].parser, "parse", load_resolved)  # noqa: B010, the flag has no hook of its own
-    try:
-        return app.parse_flags_with_usage(argv)
-    except AttributeError as error:  # how ml_collections says that there is no such key
-        sys.exit(f"error: config: no key {error}")
 
 
 def main(argv: list[str]) -> None:
@@ -79,16 +37,16 @@ def main(argv: list[str]) -> None:
     from bigcl.trainer import Interrupted
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells at length of every save
-    command = " ".join(["python -m bigcl.train", *sys.argv[1:]])
+    again = " ".join(["python -m bigcl.train", *sys.argv[1:]])
     try:
         if len(argv) > 1:
             raise ConfigError(f"unexpected argument {argv[1]!r}; write overrides as --config.key=value")
-        run(configs.without_defaults(configs.plain(CONFIG.value), **LOADED), pathlib.Path(WORKDIR.value))
+        run(command.given_config(), pathlib.Path(WORKDIR.value))
     except Interrupted as stop:
-        print(f"{stop}. To go on from there, run the same command again:\n  {command}", file=sys.stderr)
+        print(f"{stop}. To go on from there, run the same command again:\n  {again}", file=sys.stderr)
         sys.exit(130 if stop.signal == signal.SIGINT else host.REQUEUE)
     except KeyboardInterrupt:
-        print(f"\nstopped at once. To go on from the last checkpoint, run it again:\n  {command}", file=sys.stderr)
+        print(f"\nstopped at once. To go on from the last checkpoint, run it again:\n  {again}", file=sys.stderr)
         sys.exit(130)
     except (ConfigError, CheckpointError, Diverged, TooManyBadRecords, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
@@ -174,4 +132,4 @@ def write_report(experiment: Any, workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=command.parser(__doc__))

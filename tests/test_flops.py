@@ -48,7 +48,9 @@ def test_scanned_towers_count_as_much_as_unrolled_ones(scan):
     width, depth, mlp, dim = 32, 2, 64, 16
     tokens = {"image": 16, "text": 6}
     dense = sum(depth * n * (4 * width * width + 2 * width * mlp + 2 * n * width) for n in tokens.values())
-    pool = 16 * 2 * width * width + 2 * width * width + 2 * width * mlp + 2 * 16 * width
+    heads = 2
+    pool = 2 * 16 * heads * width + 2 * width * width + 2 * width * mlp
+    query = 2 * width * width  # once for all images
     ends = 16 * (4 * 4 * 3) * width + 2 * width * dim + pool
     pairs = 2 * 16 * 16 * dim  # the logits of two losses
-    assert count(jax.make_jaxpr(loss)(params, batch).jaxpr) == 2 * (16 * (dense + ends) + pairs)
+    assert count(jax.make_jaxpr(loss)(params, batch).jaxpr) == 2 * (16 * (dense + ends) + pairs + query)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
@@ -31,6 +32,10 @@ class Task(nnx.Module):
 
     def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
         """L2-normalised float32 embeddings of the inputs that are in the batch, by input name."""
+        raise NotImplementedError
+
+    def reads(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What a batch must hold of each example, by key; so that a step can be planned without data."""
         raise NotImplementedError
 
     def after_update(self) -> None:

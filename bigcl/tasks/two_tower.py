@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -115,6 +116,9 @@ class TwoTower(Task):
 
     def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
         return self.forward(batch, None)
+
+    def reads(self) -> dict[str, jax.ShapeDtypeStruct]:
+        return {name: self.towers[tower].reads() for name, tower in self.inputs.items()}
 
     def after_update(self) -> None:
         self.log_scale[...] = jnp.minimum(self.log_scale[...], self.max_log_scale)

@@ -200,6 +200,8 @@ class Stack(nnx.Module):
 
         def layer(x, inputs):
             params, key = inputs
+            if x.dtype != jnp.float32:
+                params = jax.tree.map(cast_here, params)
             return constrain_batch(nnx.merge(graphdef, params)(x, mask=mask, rotation=rotation, rng=key)), None
 
         if self.remat != "none":
@@ -207,6 +209,19 @@ class Stack(nnx.Module):
                 layer, policy=getattr(jax.checkpoint_policies, self.remat), prevent_cse=not self.scan
             )
         return jax.lax.scan(layer, constrain_batch(x), (params, keys), unroll=1 if self.scan else self.depth)[0]
+
+
+@jax.custom_vjp
+def cast_here(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same float32 array, which XLA does not cast earlier than the program does.
+
+    It would cast the weights of all layers before the loop over them, and keep the copy until the gradient is done.
+    """
+    bits = jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(x, jnp.uint32))
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
+cast_here.defvjp(lambda x: (cast_here(x), None), lambda _, gradient: (gradient,))
 
 
 class AttentionPool(nnx.Module):
@@ -221,9 +236,23 @@ class AttentionPool(nnx.Module):
         self.mlp = FeedForward(width, hidden, activation=activation, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None = None) -> Float[Array, "b w"]:
-        probe = jnp.broadcast_to(self.probe[...].astype(self.dtype), (x.shape[0], 1, x.shape[2]))
-        y = self.attention(probe, x, mask=None if mask is None else mask[:, None, None])
-        return (y + self.mlp(self.norm(y)))[:, 0]
+        y = self.attend(x, mask)
+        return y + self.mlp(self.norm(y))
+
+    def attend(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:
+        """The attention of the one query that all examples share, without keys and values: the query goes back through
+        the projection of the keys instead (whose bias the softmax takes out), and the projection of the values is
+        applied to the mean of the tokens."""
+        kernel, bias = (p[...].astype(self.dtype) for p in (self.attention.qkv, self.attention.qkv_bias))
+        query = jnp.einsum("w,whd->hd", self.probe[0, 0].astype(self.dtype), kernel[:, 0]) + bias[0]
+        query = jnp.einsum("hd,whd->hw", query, kernel[:, 1])
+        scores = jnp.einsum("bnw,hw->bhn", x, query, preferred_element_type=jnp.float32) * bias.shape[-1] ** -0.5
+        if mask is not None:
+            scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+        mean = jnp.einsum("bhn,bnw->bhw", jax.nn.softmax(scores).astype(x.dtype), x)
+        y = jnp.einsum("bhw,whd->bhd", mean, kernel[:, 2]) + bias[2][None]
+        out, out_bias = (p[...].astype(self.dtype) for p in (self.attention.out, self.attention.out_bias))
+        return jnp.einsum("bhd,hdw->bw", y, out) + out_bias[None]
 
 
 def attend(
@@ -238,10 +267,39 @@ def attend(
     than the fused layouts.
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    return jnp.einsum("bhnm,bhmd->bhnd", attention_weights(q, k, mask), v).swapaxes(1, 2)
+
+
+@jax.custom_vjp
+def attention_weights(
+    q: Float[Array, "b h n d"], k: Float[Array, "b h m d"], mask: Bool[Array, "#b 1 #n m"] | None
+) -> Float[Array, "b h n m"]:
+    """How much each query attends to each key: a softmax in float32, rounded to the dtype of `q`.
+
+    These weights are all that the gradient keeps: JAX's own would keep the softmax in float32, the largest array of a
+    tower, and make its gradient in float32 as well.
+    """
     scores = jnp.einsum("bhnd,bhmd->bhnm", q, k, preferred_element_type=jnp.float32) * q.shape[-1] ** -0.5
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    return jnp.einsum("bhnm,bhmd->bhnd", jax.nn.softmax(scores).astype(v.dtype), v).swapaxes(1, 2)
+    return jax.nn.softmax(scores).astype(q.dtype)
+
+
+def _weights_forward(q: Array, k: Array, mask: Array | None) -> tuple[Array, tuple[Any, ...]]:
+    weights = attention_weights(q, k, mask)
+    return weights, (q, k, mask, weights)
+
+
+def _weights_backward(kept: tuple[Any, ...], gradient: Array) -> tuple[Array, Array, None]:
+    q, k, mask, weights = kept
+    w = weights.astype(jnp.float32)
+    d = gradient.astype(jnp.float32)
+    d = w * (d - (w * d).sum(-1, keepdims=True)) * q.shape[-1] ** -0.5
+    d = (d if mask is None else jnp.where(mask, d, 0.0)).astype(q.dtype)
+    return jnp.einsum("bhnm,bhmd->bhnd", d, k), jnp.einsum("bhnm,bhnd->bhmd", d, q), None
+
+
+attention_weights.defvjp(_weights_forward, _weights_backward)
 
 
 def resolve_sizes(

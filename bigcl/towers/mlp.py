@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Key
@@ -17,7 +18,7 @@ class MLP(nnx.Module):
     def __init__(
         self, *, inputs: int, widths: Sequence[int], activation: Activation = "gelu", dtype=jnp.float32, rngs: nnx.Rngs
     ):
-        self.activation, self.dtype = activation, dtype
+        self.inputs, self.activation, self.dtype = inputs, activation, dtype
         sizes = (inputs, *widths)
         self.layers = nnx.List(nnx.Linear(i, o, dtype=dtype, rngs=rngs) for i, o in itertools.pairwise(sizes))
 
@@ -27,3 +28,7 @@ class MLP(nnx.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x if i == 0 else ACTIVATIONS[self.activation](x))
         return Encoding(x)
+
+    def reads(self) -> jax.ShapeDtypeStruct:
+        """One vector of features."""
+        return jax.ShapeDtypeStruct((self.inputs,), jnp.float32)

@@ -4,6 +4,7 @@ token) and BERT (bidirectional, norms after the branches) use."""
 import functools
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -115,6 +116,10 @@ class TextTransformer(nnx.Module):
             x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=rng))
         pooled = self.pooled(x, text, mask)
         return Encoding(pooled if self.projection is None else self.projection(pooled), x, mask)
+
+    def reads(self) -> jax.ShapeDtypeStruct:
+        """One text."""
+        return jax.ShapeDtypeStruct((self.length,), jnp.int32)
 
     def pooled(
         self, x: Float[Array, "b n w"], text: Int[Array, "b n"], mask: Bool[Array, "b n"] | None

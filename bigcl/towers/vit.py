@@ -127,6 +127,10 @@ class ViT(nnx.Module):
             pooled = layers.masked_mean(tokens, mask) if self.map is None else self.map(tokens, mask)
         return Encoding(pooled if self.projection is None else self.projection(pooled), tokens, mask)
 
+    def reads(self) -> jax.ShapeDtypeStruct:
+        """One image."""
+        return jax.ShapeDtypeStruct((self.image_size, self.image_size, self.channels), jnp.uint8)
+
     def normalise(self, image: Shaped[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """uint8 pixels to normalised floats; floats pass."""
         if image.shape[1:] != (self.image_size, self.image_size, self.channels):

@@ -105,6 +105,12 @@ def test_every_registered_tower_is_tested_here():
 
 
 @EVERY
+def test_says_what_it_reads(part):
+    tower, x = nnx.eval_shape(lambda: registry.build("tower", part, rngs=nnx.Rngs(0))), inputs(part)
+    assert (tower.reads().shape, tower.reads().dtype) == (x.shape[1:], x.dtype)
+
+
+@EVERY
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_shapes_and_dtypes(part, dtype):
     tower, x = build(part, dtype), inputs(part)

@@ -1,0 +1,53 @@
+"""Devices to compile for: those of this machine, or of any TPU topology."""
+
+import os
+import re
+from collections.abc import Sequence
+
+import jax
+
+from bigcl.registry import ConfigError
+
+# libtpu asks the cloud what machine it is on, and locks the chips of this one; a compiler needs neither.
+COMPILE_ONLY = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5e-16",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+WIDEST = {"v5e": 16, "v6e": 16}
+"""Chips along a side of the largest slice."""
+
+
+def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
+    """The devices of `slices` slices of a topology such as "v5e:16x16" or "v5p:4x4x8", which can be compiled for but
+    not run on; or with "local" all devices of this machine.
+
+    Raises ConfigError for a topology that there is not, ImportError where libtpu is missing.
+    """
+    if topology == "local":
+        if slices != 1:
+            raise ConfigError("--slices: the local devices are one slice")
+        return jax.devices()
+    from jax.experimental import topologies
+
+    name, _, shape = topology.partition(":")
+    if name in WIDEST and any(int(n) > WIDEST[name] for n in re.findall(r"\d+", shape)):  # libtpu would abort
+        most = WIDEST[name]
+        raise ConfigError(
+            f"--topology {topology}: a slice of {name} is {most}x{most} at most; more chips are more --slices"
+        )
+    try:
+        import libtpu  # noqa: F401, JAX loads it by itself
+    except ImportError as error:
+        raise ImportError(
+            f'--topology {topology}: compiling for TPU needs libtpu: pip install "bigcl[tpu-aot]"'
+        ) from error
+    for key, value in COMPILE_ONLY.items():
+        os.environ.setdefault(key, value)
+    several = {"num_slices": slices} if slices > 1 else {}
+    try:
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **several).devices
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        raise ConfigError(f"--topology {topology}: {str(error).splitlines()[0]}; write it as v5e:16x16") from error

@@ -1,0 +1,91 @@
+"""Parts of the transformer against their plain definitions, value and gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from bigcl.towers.layers import AttentionPool, Stack, attention_weights, cast_here
+
+B, N, W, HEADS = 3, 7, 16, 4
+
+
+def random(seed, *shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def plain_weights(q, k, mask):
+    scores = jnp.einsum("bhnd,bhmd->bhnm", q, k) * q.shape[-1] ** -0.5
+    return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_weights_and_their_gradient(masked):
+    q, k, pull = random(0, B, HEADS, N, 4), random(1, B, HEADS, 5, 4), random(2, B, HEADS, N, 5)
+    mask = None
+    if masked:  # one query sees nothing
+        mask = jnp.asarray(np.random.default_rng(3).random((B, 1, N, 5)) < 0.6).at[0, 0, 0].set(False)
+
+    def scalar(function, q, k):
+        return (function(q, k, mask) * pull).sum()
+
+    np.testing.assert_allclose(attention_weights(q, k, mask), plain_weights(q, k, mask), rtol=1e-6, atol=1e-7)
+    for got, expected in zip(
+        jax.grad(lambda q, k: scalar(attention_weights, q, k), (0, 1))(q, k),
+        jax.grad(lambda q, k: scalar(plain_weights, q, k), (0, 1))(q, k),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_weights_in_bfloat16_are_those_of_float32_rounded():
+    q, k = random(0, B, HEADS, N, 4, dtype=jnp.bfloat16), random(1, B, HEADS, N, 4, dtype=jnp.bfloat16)
+    got = attention_weights(q, k, None)
+    assert got.dtype == jnp.bfloat16
+    expected = plain_weights(q.astype(jnp.float32), k.astype(jnp.float32), None)
+    np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_pooling_without_keys_and_values_is_attention_with_them(masked):
+    graphdef, params = nnx.split(
+        AttentionPool(W, HEADS, 24, activation="gelu", norm_eps=1e-6, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    )
+    params = jax.tree.map(lambda p: p + 0.3 * random(p.size, *p.shape), params)  # biases too
+    x = random(1, B, N, W)
+    mask = jnp.arange(N)[None] < jnp.array([7, 5, 1])[:, None] if masked else None
+
+    def with_keys_and_values(pool, x):
+        probe = jnp.broadcast_to(pool.probe[...], (B, 1, W))
+        y = pool.attention(probe, x, mask=None if mask is None else mask[:, None, None])
+        return (y + pool.mlp(pool.norm(y)))[:, 0]
+
+    def run(function):
+        value, pull = jax.vjp(lambda params, x: function(nnx.merge(graphdef, params), x), params, x)
+        return value, *pull(random(2, B, W))
+
+    for got, expected in zip(
+        jax.tree.leaves(run(lambda pool, x: pool(x, mask))), jax.tree.leaves(run(with_keys_and_values)), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+
+
+def test_cast_here_is_the_identity_with_its_gradient():
+    x = random(0, 3, 4)
+    np.testing.assert_array_equal(cast_here(x), x)
+    np.testing.assert_array_equal(jax.grad(lambda x: (cast_here(x) * x).sum())(x), 2 * x)
+
+
+def test_weights_of_a_bfloat16_stack_are_cast_layer_by_layer():
+    """The whole stack in bfloat16 would be an array of its own, held through forward and backward pass."""
+    depth = 3
+    arguments = {"activation": "gelu", "gated": False, "qk_norm": False, "norm_eps": 1e-6, "dropout": 0.0}
+    stack = nnx.eval_shape(
+        lambda: Stack(depth, W, HEADS, 24, **arguments, dtype=jnp.bfloat16, remat="nothing_saveable", rngs=nnx.Rngs(0))
+    )
+    graphdef, params = nnx.split(stack)
+    x = jax.ShapeDtypeStruct((B, N, W), jnp.bfloat16)
+    text = jax.jit(lambda p, x: nnx.merge(graphdef, p)(x)).lower(params, x).as_text()
+    assert "optimization_barrier" in text
+    assert f"tensor<{depth}x{W}x24xbf16>" not in text and f"tensor<{W}x24xbf16>" in text
