@@ -143,9 +143,10 @@ class Checkpoints:
         raise DamagedCheckpoint(f"checkpoint {self.manager.directory}/{step} is damaged ({told})") from failure
 
     def verify(self, values: Mapping[str, jax.Array], step: int) -> None:
-        """Raises DamagedCheckpoint if an array is not what was saved."""
-        saved = self.manager.metadata(step).custom_metadata["checksums"]
-        found = jax.device_get(checksums(dict(values)))
+        """Raises DamagedCheckpoint if an array is not what was saved. (Checkpoints that `bigcl.convert` made have no
+        checksums.)"""
+        saved = (self.manager.metadata(step).custom_metadata or {}).get("checksums", {})
+        found = jax.device_get(checksums({k: v for k, v in values.items() if k in saved}))
         if changed := [k for k, v in found.items() if int(v) != saved[k]]:
             raise DamagedCheckpoint(f"{len(changed)} arrays differ from what was saved, {changed[0]} first")
 

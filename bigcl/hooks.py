@@ -131,8 +131,8 @@ class WriteLossBySource(Hook):
 
 
 class Save(Hook):
-    """A checkpoint, written while training goes on. One that fails, on a full disk for instance, is no end of a good
-    run: it is said, and the next one tried at its time."""
+    """A checkpoint, written while training goes on. One that fails is no end of a good run: it is
+    said, and the next one tried at its time."""
 
     def __init__(self, experiment: Experiment, checkpoints: Checkpoints, log: Log, meter: "Meter"):
         self.checkpoints, self.log_to, self.meter = checkpoints, log, meter

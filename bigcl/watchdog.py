@@ -18,6 +18,9 @@ from bigcl.registry import ConfigError
 STUCK = 70
 """The exit status of a process that stood still for too long (EX_SOFTWARE)."""
 
+STDERR = 2
+"""Where stacks go, whatever `sys.stderr` is."""
+
 BEAT = 10.0
 """Seconds between two signs of life."""
 
@@ -74,7 +77,7 @@ class Watchdog:
         """From now on the process does `what`, for so long at most."""
         self.what, self.since, self.until = what, time.monotonic(), time.monotonic() + seconds
         # The thread below needs Python's lock; this one does not, should foreign code hold it.
-        faulthandler.dump_traceback_later(seconds + 3 * BEAT, exit=True)
+        faulthandler.dump_traceback_later(seconds + 3 * BEAT, exit=True, file=STDERR)
 
     def watch(self) -> None:
         """Runs in the thread."""
@@ -101,7 +104,7 @@ class Watchdog:
         with open(self.folder.parent / f"stuck-{self.process}.txt", "w") as file:
             file.write(message + "\n\n")
             file.flush()
-            for out in (file, sys.stderr):
+            for out in (file.fileno(), STDERR):
                 faulthandler.dump_traceback(out, all_threads=True)
         os._exit(STUCK)
 

@@ -51,7 +51,6 @@ class Retrieval:
         if query == item and label is None:
             raise ConfigError(f"retrieval.label: {query!r} among itself needs labels that say which belong together")
         self.examples = Examples(source, transforms, tokenizer, batch)
-        self.source = self.examples.source
         self.query, self.item, self.label, self.ks, self.mesh = query, item, label, tuple(ks), mesh
         self.artifacts: dict[str, Any] = {}
 

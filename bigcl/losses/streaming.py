@@ -166,19 +166,19 @@ def start(plan: Plan, rows: Any, columns: Any, shared: Any) -> tuple[Running, Ru
     return side(0), side(1)
 
 
-def cut(tree: Any, size: int) -> tuple[Any, Array]:
-    """Arrays [M, ...] as [tiles, size, ...], filled up with the first row, and which of the rows are real."""
+def cut(tree: Any, size: int) -> tuple[Any, Array | None]:
+    """Arrays [M, ...] as [tiles, size, ...], filled up with the first row, and which of the rows are real (None: all
+    of them)."""
     m = jax.tree.leaves(tree)[0].shape[0]
     size = min(size, m)
     tiles = -(-m // size)
+    missing = tiles * size - m
 
     def reshape(x: Array) -> Array:
-        filled = (
-            x if tiles * size == m else jnp.concatenate([x, jnp.broadcast_to(x[:1], (tiles * size - m, *x.shape[1:]))])
-        )
+        filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (missing, *x.shape[1:]))]) if missing else x
         return filled.reshape(tiles, size, *x.shape[1:])
 
-    return jax.tree.map(reshape, tree), (jnp.arange(tiles * size) < m).reshape(tiles, size)
+    return jax.tree.map(reshape, tree), (jnp.arange(tiles * size) < m).reshape(tiles, size) if missing else None
 
 
 def join(tree: Any, m: int) -> Any:
@@ -186,13 +186,21 @@ def join(tree: Any, m: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], tree)
 
 
-def masked_tile(
-    tile: Tile, valid: Array, rows: Any, columns: Any, shared: Any
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """A tile whose padding takes no part."""
-    exponentiated, added = tile(rows, columns, shared)
-    masked = tuple(jnp.where(valid, x, jnp.asarray(MASKED, x.dtype)) for x in exponentiated)
-    return masked, tuple(jnp.where(valid, x, jnp.zeros_like(x)) for x in added)
+def masked(tile: Tile, row_valid: Array | None, column_valid: Array | None) -> Tile:
+    """A tile function whose padding takes no part."""
+
+    def masked_tile(rows: Any, columns: Any, shared: Any) -> Any:
+        pairs: Any = tile(rows, columns, shared)
+        for valid, axis in ((row_valid, 1), (column_valid, 0)):
+            if valid is not None:
+                keep = jnp.expand_dims(valid, axis)
+                pairs = tuple(
+                    tuple(jnp.where(keep, x, jnp.asarray(fill, x.dtype)) for x in arrays)
+                    for arrays, fill in zip(pairs, (MASKED, 0), strict=True)
+                )
+        return pairs
+
+    return masked_tile
 
 
 def walk(
@@ -208,7 +216,7 @@ def walk(
 
         def one_tile(r_sums: Running, inputs: Any) -> tuple[Running, Running]:
             c, c_sums, c_valid = inputs
-            pairs = masked_tile(plan.tile, r_valid[:, None] & c_valid[None], r, c, shared)
+            pairs = masked(plan.tile, r_valid, c_valid)(r, c, shared)
             return r_sums.add(*pairs, axis=1), c_sums.add(*pairs, axis=0)
 
         r_sums, column_sums = jax.lax.scan(one_tile, r_sums, (column_tiles, column_sums, column_valid))
@@ -264,7 +272,7 @@ def walk_back(
         def one_tile(carry: Any, inputs: Any) -> tuple[Any, Any]:
             d_r, d_shared = carry
             c, c_side, d_c, c_valid = inputs
-            gradient = tile_gradient(plan.tile, r_valid[:, None] & c_valid[None], (r, c, shared), r_side, c_side)
+            gradient = tile_gradient(masked(plan.tile, r_valid, c_valid), (r, c, shared), r_side, c_side)
             return (plus(d_r, gradient[0]), plus(d_shared, gradient[2])), plus(d_c, gradient[1])
 
         (d_r, d_shared), d_columns = jax.lax.scan(
@@ -278,12 +286,10 @@ def walk_back(
     return join(d_rows, m), join(d_columns, n), d_shared
 
 
-def tile_gradient(
-    tile: Tile, valid: Array, arguments: tuple[Any, Any, Any], row: Side, column: Side
-) -> tuple[Any, Any, Any]:
+def tile_gradient(tile: Tile, arguments: tuple[Any, Any, Any], row: Side, column: Side) -> tuple[Any, Any, Any]:
     """The gradient of one tile with respect to the float arrays among its arguments (None for the others)."""
     floats, rebuild = split_floats(arguments)
-    (exponentiated, added), pull = jax.vjp(lambda floats: masked_tile(tile, valid, *rebuild(floats)), floats)
+    (exponentiated, added), pull = jax.vjp(lambda floats: tile(*rebuild(floats)), floats)
     d_exponentiated = tuple(
         jnp.exp(x - r_lse[:, None]) * d_r[:, None] + jnp.exp(x - c_lse[None]) * d_c[None]
         for x, r_lse, d_r, c_lse, d_c in zip(exponentiated, row.lse, row.d_lse, column.lse, column.d_lse, strict=True)
@@ -379,9 +385,20 @@ def gather_backward(
 
 
 def pass_on(tree: Any) -> Any:
-    """To the next device of the ring."""
+    """Half of each shard to the next device of the ring, the other half to the one before, as in the bidirectional ring
+    of SigLIP (Zhai et al. 2023): a link carries both ways at once, so a step takes half the time, and all halves are
+    home again after one round."""
     n = jax.lax.axis_size(BATCH_AXES)
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, BATCH_AXES, [(i, (i + 1) % n) for i in range(n)]), tree)
+    ahead = [(i, (i + 1) % n) for i in range(n)]
+    back = [(j, i) for i, j in ahead]
+
+    def both_ways(x: Array) -> Array:
+        half = len(x) // 2
+        return jnp.concatenate(
+            [jax.lax.ppermute(part, BATCH_AXES, to) for part, to in ((x[:half], ahead), (x[half:], back))]
+        )
+
+    return jax.tree.map(both_ways, tree)
 
 
 def ring_forward(plan: Plan, rows: Any, columns: Any, shared: Any) -> Sums:
@@ -422,14 +439,39 @@ def ring_backward(
 def logits(
     za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""] | None = None
 ) -> Float[Array, "m n"]:
-    """`scale * za @ zb.T + bias`, accumulated in float32 or better and free of reduced-precision passes for float32
-    inputs."""
-    half = za.dtype.itemsize < 4
-    x = jnp.einsum(
-        "md,nd->mn", za, zb, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32 if half else None
-    )
+    """`scale * za @ zb.T + bias` in float32 or better.
+
+    float32 embeddings: products as exact as float32 is, forward and backward; a TPU makes six passes for each.
+    Half-precision embeddings: one pass. Logits are sums of exact products in float32. For the gradient, the derivative
+    by each logit, computed in float32, is rounded once to the dtype of the embeddings, as attention kernels do, and
+    the product summed in float32: the error is about that of rounding the gradient to that dtype, which follows.
+    """
+    x = dots(za, zb)
     x = x * scale.astype(x.dtype)
     return x if bias is None else x + bias.astype(x.dtype)
+
+
+@jax.custom_vjp
+def dots(za: Float[Array, "m d"], zb: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """The inner product of each row with each other."""
+    return product("md,nd->mn", za, zb)
+
+
+def product(equation: str, x: Array, y: Array) -> Array:
+    """A matrix product summed in float32 or better, free of reduced-precision passes for float32 inputs."""
+    precision = None if x.dtype.itemsize < 4 else jax.lax.Precision.HIGHEST
+    return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=at_least_float32(x).dtype)
+
+
+def _dots_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    za, zb = residuals
+    # Without the barrier XLA computes the derivatives, exponentials and all, once for each of the two products.
+    gradient = jax.lax.optimization_barrier(gradient.astype(za.dtype))
+    d_za, d_zb = product("mn,nd->md", gradient, zb), product("mn,md->nd", gradient, za)
+    return d_za.astype(za.dtype), d_zb.astype(zb.dtype)
+
+
+dots.defvjp(lambda za, zb: (dots(za, zb), (za, zb)), _dots_backward)
 
 
 def log_sum_exps(
@@ -444,8 +486,17 @@ def softplus_sum(
     za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Sum of `log(1 + exp(logit))` over all pairs."""
-    sums = stream(lambda a, b, s: ((), (jax.nn.softplus(logits(a, b, *s)),)), za, zb, (scale, bias))
+    sums = stream(lambda a, b, s: ((), (softplus(logits(a, b, *s)),)), za, zb, (scale, bias))
     return sums.row_sum[0].sum()
+
+
+@jax.custom_jvp
+def softplus(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """`log(1 + exp(x))`, with the sigmoid as its derivative; that of `jax.nn.softplus` computes the value first."""
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+softplus.defjvps(lambda tangent, value, x: jax.nn.sigmoid(x) * tangent)
 
 
 def paired_logits(za: Float[Array, "b d"], zb: Float[Array, "b d"], scale: Float[Array, ""]) -> Float[Array, "b"]:

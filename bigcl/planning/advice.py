@@ -72,8 +72,7 @@ def changes_to_fit(plan: Plan, config: Mapping[str, Any], devices: int, slices: 
     if (plan.memory["arguments"] or 0) > (plan.memory["limit"] or 0):
         bases = [b for b in bases if not shard or set(shard) <= set(b)]
     yield from bases
-    for base in ([again] if bases[:1] != [shard] else []) + ([[*again, *shard]] if shard else []):
-        yield from ([*base, *pieces] for pieces in microbatches(config))
+    yield from ([*again, *shard, *pieces] for pieces in microbatches(config))
 
 
 def find_fit(

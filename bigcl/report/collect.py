@@ -27,7 +27,8 @@ def collect(evaluators: dict[str, Any], scale: float) -> Gallery | None:
 
 def show(evaluator: Any, scale: float) -> Gallery | None:
     """The pairs of one evaluator, its first LIMIT ones, as pictures and texts."""
-    source, rows = evaluator.source, range(min(LIMIT, len(evaluator.source)))
+    source = evaluator.examples.source
+    rows = range(min(LIMIT, len(source)))
     raw = [dict(source[i]) for i in rows]
     seen = [transformed(evaluator, example) for example in raw]
     if not all(is_picture(example.get(evaluator.item)) for example in seen) or not all(
@@ -48,7 +49,7 @@ def show(evaluator: Any, scale: float) -> Gallery | None:
 
 def transformed(evaluator: Any, example: dict[str, Any]) -> dict[str, Any]:
     """The example as the towers see it."""
-    for transform in evaluator.transforms:
+    for transform in evaluator.examples.transforms:
         example = transform(example, np.random.default_rng(0))
     return example
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigcl.losses import streaming
+from bigcl.losses import infonce, sigmoid, streaming
 from bigcl.mesh import batch_sharding, make_mesh
 
 MESH = {"replica": 2, "data": 2, "fsdp": 2}
@@ -76,6 +76,27 @@ def test_exchange_between_devices(exchange, m, n, size):
     assert_same(got, value_and_grads(whole, m, n))
 
 
+@pytest.mark.parametrize(("devices", "m", "n"), [(2, 2, 6), (3, 12, 15), (5, 20, 5), (8, 8, 24)])
+def test_ring_of_any_number_of_devices(devices, m, n):
+    """Shards of an odd length and of a single row among them, of which no half can go round the other way."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]).reshape(1, devices, 1, 1), make_mesh().axis_names)
+    got = value_and_grads(lambda *a: streaming.stream(tile, *a, exchange="ring"), m, n, mesh)
+    assert_same(got, value_and_grads(whole, m, n))
+
+
+def test_the_ring_uses_links_both_ways():
+    """Two permutations for each array, one the inverse of the other, that move no more together than one shard."""
+    mesh = make_mesh()
+    z = jax.ShapeDtypeStruct((64, D), jnp.float32, sharding=batch_sharding(mesh))
+    scalar = lambda x, y: streaming.stream(lambda a, b, s: ((a @ b.T,), ()), x, y, exchange="ring").row_lse[0].sum()  # noqa: E731
+    with jax.set_mesh(mesh):
+        text = jax.jit(scalar).lower(z, z).compile().as_text()
+    found = re.findall(rf"f32\[(\d+),{D}\]\S* collective-permute\(.*source_target_pairs={{([{{}}\d,]+)}}}}", text)
+    pairs = [sorted(re.findall(r"(\d),(\d)", p)) for _, p in found]
+    assert [int(rows) for rows, _ in found] == [4, 4]
+    assert pairs[0] == sorted((b, a) for a, b in pairs[1]) != pairs[1]
+
+
 def test_a_row_without_any_pair_has_finite_sums_and_no_gradient():
     rows, columns, shared = arguments(3, 4)
     same = (rows[0], jnp.zeros(3, jnp.int32)), (columns[0], jnp.zeros(4, jnp.int32))
@@ -111,3 +132,12 @@ def test_rows_that_do_not_divide_are_an_error():
         pytest.raises(ValueError, match="12 rows and 16 columns do not divide over 8 devices"),
     ):
         streaming.stream(tile, *arguments(12, 16))
+
+
+@pytest.mark.parametrize("loss", [infonce, sigmoid])
+def test_compiled_memory_is_far_below_one_matrix(loss):
+    b = 8192
+    z, number = jax.ShapeDtypeStruct((b, 64), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+    arguments = (z, z, number, number)[: 3 if loss is infonce else 4]
+    program = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(arguments))))).lower(*arguments).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * b * b / 4

@@ -28,7 +28,7 @@ def config(**changes):
 def plan():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(chips.CHIPS, "cpu", CHIP)
-        yield make_plan(config(**{"mesh.fsdp": 2}), jax.devices())
+        return make_plan(config(**{"mesh.fsdp": 2}), jax.devices())
 
 
 def test_memory_is_what_the_compiler_reports(plan):
@@ -97,16 +97,17 @@ def test_changes_that_cost_least_come_first(plan):
     tried = [dict(changes) for changes in advice.changes_to_fit(plan, c, 8, 1)]
     keys = [sorted({k.split(".")[-1] for k in changes}) for changes in tried]
     assert keys[0] == ["remat"] and keys[1] == ["data", "fsdp", "replica", "tensor"]
-    assert keys.index(["microbatch", "remat"]) > 2
+    assert keys[2] == sorted({*keys[0], *keys[1]}) and keys[3] == sorted({*keys[2], "microbatch"})
     assert [t["train.microbatch"] for t in tried if "train.microbatch" in t][:3] == [32, 16, 8]
     assert "remat" in advice.written(list(tried[0].items()))
 
 
 @pytest.mark.slow
-def test_a_search_puts_the_fastest_first():
+def test_a_search_puts_the_fastest_first(monkeypatch):
+    monkeypatch.setitem(chips.CHIPS, "cpu", CHIP)
     found = advice.search(config(), jax.devices(), lambda line: None)
-    bounds = [option.plan.bound for option in found]
-    assert len(found) == 9 and bounds == [None] * 9  # three meshes, three policies; no figures of this device
+    seconds = [option.plan.bound[1] for option in found]
+    assert len(found) == 9 and seconds == sorted(seconds)  # three meshes, three policies
     assert len(report.describe_options(found, 3).splitlines()) == 4
 
 
