@@ -120,7 +120,7 @@ def fitting(mesh: dict[str, Any]) -> dict[str, Any]:
         make_mesh(**mesh)
         return mesh
     except ConfigError:
-        return {**mesh, "replica": 1, "data": -1, "fsdp": 1, "tensor": 1}
+        return {**mesh, "replica": None, "data": -1, "fsdp": 1, "tensor": 1}
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_skipped_steps_in_a_row_stop_the_run(pattern, stops):
 def test_an_evaluation_takes_the_devices_there_are():
     mesh = {"replica": 1, "data": 2, "fsdp": 4, "tensor": 1, "rules": None}
     assert fitting(mesh) == mesh
-    assert fitting({**mesh, "fsdp": 64}) == {"replica": 1, "data": -1, "fsdp": 1, "tensor": 1, "rules": None}
+    assert fitting({**mesh, "fsdp": 64}) == {"replica": None, "data": -1, "fsdp": 1, "tensor": 1, "rules": None}
 
 
 def test_a_program_compiled_in_the_middle_of_a_run_is_named():
