@@ -60,7 +60,7 @@ def bigcl(args: Any) -> Callable[..., dict[str, Any]]:
     experiment = Experiment(**recipe(args))
     step, state = experiment.compile_step(), experiment.init()
     feed = Feed(experiment.loader.batches(0), batch_sharding(experiment.mesh))
-    batch = next(feed)
+    batch = feed.take()
     feed.close()
     facts = {
         "version": f"jax {jax.__version__}",
