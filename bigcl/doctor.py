@@ -23,7 +23,6 @@ if __name__ == "__main__":
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bigcl.losses import infonce
@@ -56,7 +55,7 @@ def inventory() -> list[str]:
     """Processes, devices, versions; what differs between processes is told."""
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
     mine = f"{platform.node()}: python {platform.python_version()}, {versions}"
-    every = [text.partition(": ") for text in everywhere(mine)]
+    every = [text.decode().partition(": ") for text in host.gathered(mine.encode())]
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     lines = [
         f"processes   {jax.process_count()} on {len({name for name, _, _ in every})} machine(s)",
@@ -68,13 +67,6 @@ def inventory() -> list[str]:
         if other != every[0][2]:
             lines.append(f"            WRONG: {name} has {other}")
     return lines
-
-
-def everywhere(text: str, width: int = 1024) -> list[str]:
-    """A text of each process, cut at `width` bytes."""
-    padded = np.frombuffer(text.encode()[:width].ljust(width, b"\0"), np.uint8)
-    rows = np.atleast_2d(multihost_utils.process_allgather(padded)) if jax.process_count() > 1 else padded[None]
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
 def links() -> list[str]:

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from tqdm.auto import tqdm
 
 from bigcl.data.cache import prepare
-from bigcl.data.sources import BadRecord, Example
+from bigcl.data.sources import BadRecord, Example, pick_fields, readable
 
 _OPEN_FILES = 128  # kept open at a time; far below the usual limit of 1024 for a process
 
@@ -189,3 +189,28 @@ class NamedFiles:
             raise ValueError(f"{name!r} lies outside of {root}; only `root` may say where files are")
         with open(path, "rb") as file:
             return file.read()
+
+
+class Rows:
+    """A source whose records are rows of text, each an example that may name files: CSV, JSON lines."""
+
+    records: Records
+    named: NamedFiles
+
+    def parse(self, index: int) -> Example:
+        """The fields of the row itself. Raises BadRecord."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Example:
+        example = self.parse(index)
+        try:
+            return self.named.add(example, self.records.locate(index)[0].path)
+        except (OSError, ValueError) as error:
+            raise self.records.bad(index, str(error)) from error
+
+    def metadata(self, names: Sequence[str], start: int, stop: int) -> Mapping[str, Sequence[Any]]:
+        """Fields of the rows themselves; no other file is read."""
+        return pick_fields((readable(self.parse, index) for index in range(start, stop)), names)

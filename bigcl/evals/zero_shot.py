@@ -69,7 +69,6 @@ class ZeroShot:
             tokenizer=tokenizer,
         )
         self.examples = Examples(source, transforms, tokenizer, batch)
-        self.source = self.examples.source
         self.label, self.item, self.topk, self.mesh = label, item, tuple(topk), mesh
         self.artifacts: dict[str, Any] = {}
 
@@ -101,7 +100,7 @@ class ZeroShot:
     @functools.cached_property
     def targets(self) -> tuple[list[str], Int32[np.ndarray, "n"]]:
         """Class names, and the class of each example, -1 for those without; read once."""
-        names, classes = self.prompts.resolve(self.examples.column(self.label), self.source, self.label)
+        names, classes = self.prompts.resolve(self.examples.column(self.label), self.examples.source, self.label)
         return names, np.array([c[0] if len(c) else -1 for c in classes], np.int32)
 
 

@@ -58,12 +58,13 @@ class Preprocessing:
         return dataclasses.replace(self, size=size)
 
     def transforms(self) -> list[dict[str, Any]]:
-        """The same as parts of a config."""
+        """The same as parts of a config. Resized by Pillow itself, as the libraries do whose numbers are to be met."""
+        resize = {"kind": "resize", "method": self.method, "exact": True}
         if self.mode == "squash":
-            steps: list[dict[str, Any]] = [{"kind": "resize", "size": [self.size, self.size], "method": self.method}]
+            steps: list[dict[str, Any]] = [{**resize, "size": [self.size, self.size]}]
         else:
             steps = [
-                {"kind": "resize", "size": self.size, "method": self.method},
+                {**resize, "size": self.size},
                 {"kind": "center_crop", "size": self.size},
             ]
         return [{"kind": "decode_image"}, *steps]

@@ -102,11 +102,8 @@ def http_server(folder: pathlib.Path):
     faults = Faults()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler(folder, faults))
     server.daemon_threads = True
-    with running(server):
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", faults
-        finally:
-            faults.closing.set()
+    with running(server, faults):
+        yield f"http://127.0.0.1:{server.server_port}", faults
 
 
 @contextlib.contextmanager
@@ -141,21 +138,20 @@ def s3_server():
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     server.daemon_threads = True
-    with running(server):
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", faults
-        finally:
-            faults.closing.set()
+    with running(server, faults):
+        yield f"http://127.0.0.1:{server.server_port}", faults
 
 
 @contextlib.contextmanager
-def running(server):
-    """Serves in a thread."""
+def running(server, faults=None):
+    """Serves in a thread, and at the end lets go of requests that faults hold up."""
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
         yield
     finally:
+        if faults is not None:
+            faults.closing.set()
         server.shutdown()
         thread.join()
         server.server_close()

@@ -14,11 +14,7 @@ from tests.data import formats
 TEXT = st.text(st.sampled_from("ab \n\r\",;'é\u2028\x0b\x1c\ufeff\t"), max_size=6)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BIGCL_DATA", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

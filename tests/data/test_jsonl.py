@@ -23,11 +23,7 @@ GOOD_LINES = OBJECTS.map(lambda value: json.dumps(value, ensure_ascii=False).enc
 BLANK = st.sampled_from([b"", b" ", b"\t\r", b"  "])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BIGCL_DATA", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

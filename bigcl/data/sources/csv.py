@@ -3,16 +3,15 @@
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from bigcl.data.records import File, NamedFiles, Records, find_files, joined
-from bigcl.data.sources import Example, pick_fields, readable
+from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, joined
+from bigcl.data.sources import Example
 
 
-class CSV:
+class CSV(Rows):
     """The rows of CSV files, in the order of the sorted file names; blank lines do not count.
 
     What a row is, the csv module decides: quoted values may hold line breaks. Values are text.
@@ -44,16 +43,6 @@ class CSV:
         self.records = Records(self.name, found, recipe, lambda file: self.bounds(file, header=columns is None))
         self.identity = [self.records.identity, delimiter, list(columns or ()), list(numbers)]
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.parse(index)
-        try:
-            return self.named.add(example, self.records.locate(index)[0].path)
-        except (OSError, ValueError) as error:
-            raise self.records.bad(index, str(error)) from error
-
     def parse(self, index: int) -> Example:
         """The row as a dict. Raises BadRecord."""
         names = self.columns[self.records.locate(index)[0].path]
@@ -68,10 +57,6 @@ class CSV:
         except (ValueError, csv.Error) as error:
             raise self.records.bad(index, str(error)) from error
         return example
-
-    def metadata(self, names: Sequence[str], start: int, stop: int) -> Mapping[str, Sequence[Any]]:
-        """Fields of the rows themselves; no other file is read."""
-        return pick_fields((readable(self.parse, index) for index in range(start, stop)), names)
 
     def rows(self, file: File) -> Iterator[tuple[int, list[str]]]:
         """The rows of a file that are not blank, each with the offset where it starts, and at last an empty row."""

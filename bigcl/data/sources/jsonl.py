@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from bigcl.data.records import File, NamedFiles, Records, find_files, joined
-from bigcl.data.sources import Example, pick_fields, readable
+from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, joined
+from bigcl.data.sources import Example
 
 _BLANK = b" \t\r\n"
 
 
-class JSONL:
+class JSONL(Rows):
     """The objects of JSON-lines files, in the order of the sorted file names; blank lines do not count.
 
     paths: a folder (its *.jsonl), a glob, or a list of files, folders and globs.
@@ -25,16 +24,6 @@ class JSONL:
         self.records = Records(self.name, find_files(paths, "*.jsonl"), {"kind": "jsonl"}, line_bounds)
         self.identity = self.records.identity
         self.named = NamedFiles(files, root)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        example = self.parse(index)
-        try:
-            return self.named.add(example, self.records.locate(index)[0].path)
-        except (OSError, ValueError) as error:
-            raise self.records.bad(index, str(error)) from error
 
     def parse(self, index: int) -> Example:
         """The object of a line. Raises BadRecord."""
@@ -48,10 +37,6 @@ class JSONL:
         if not isinstance(value, dict):
             raise self.records.bad(index, f"not a JSON object, but {type(value).__name__}")
         return value
-
-    def metadata(self, names: Sequence[str], start: int, stop: int) -> Mapping[str, Sequence[Any]]:
-        """Fields of the lines themselves; no other file is read."""
-        return pick_fields((readable(self.parse, index) for index in range(start, stop)), names)
 
 
 def refuse(constant: str) -> None:

@@ -155,14 +155,16 @@ class Resize:
     the numbers of a full decode put `decode_image` before.
 
     size: an int, the length of the shorter side (the ratio stays), or [height, width].
+    exact: by Pillow itself also where the extra `fast-image` is installed, whose kernel is up to three levels apart.
     """
 
-    def __init__(self, size: int | Sequence[int], method: Filter = "bicubic", key: str = "image"):
-        self.size, self.method, self.key = size, method, key
+    def __init__(self, size: int | Sequence[int], method: Filter = "bicubic", exact: bool = False, key: str = "image"):
+        self.size, self.method, self.exact, self.key = size, method, exact, key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = opened(example[self.key])
-        return {**example, self.key: resize(image, self.target(*image.shape[:2]), self.method)}
+        size = self.target(*image.shape[:2])
+        return {**example, self.key: resize(image, size, self.method, exact=self.exact)}
 
     def target(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the result."""
@@ -183,9 +185,11 @@ def opened(value: Picture | bytes) -> Picture | Encoded:
     return value if isinstance(value, np.ndarray) else Encoded(value)
 
 
-def resize(image: Picture | Encoded, size: tuple[int, int], method: Filter, box: Box | None = None) -> Picture:
+def resize(
+    image: Picture | Encoded, size: tuple[int, int], method: Filter, box: Box | None = None, exact: bool = False
+) -> Picture:
     """Resizes a picture, or the part of it inside `box`, to (height, width), as Pillow does: the filter is stretched by
-    the factor of reduction.
+    the factor of reduction. exact: by Pillow itself, to the last level.
 
     What is still encoded is decoded only as finely as that needs.
     """
@@ -198,7 +202,7 @@ def resize(image: Picture | Encoded, size: tuple[int, int], method: Filter, box:
             box = (left * x, top * y, min(right * x, image.shape[1]), min(bottom * y, image.shape[0]))
     if size == image.shape[:2] and box is None:
         return image
-    if FAST_RESIZE:
+    if FAST_RESIZE and not exact:
         return fast_resize(image, size, method, box)
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), _FILTERS[method][0], box=box))
 
