@@ -13,6 +13,8 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
 from bigcl.registry import ConfigError
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Restores a checkpoint of the run and prints the numbers of all its evaluators, or of a suite."""
+    logging.set_verbosity(logging.ERROR)  # Orbax tells at length of every folder it only reads
     parser = argparse.ArgumentParser(prog="python -m bigcl.evaluate", description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", type=pathlib.Path, help="the folder of a run")
