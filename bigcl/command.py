@@ -58,12 +58,12 @@ def parser(usage: str | None) -> Callable[[list[str]], list[str]]:
 
 def load_resolved(argument: str) -> Any:
     """The config at `path:arguments`, with all defaults."""
-    from bigcl.experiment import Experiment
+    from bigcl.stages import resolved
 
     file, _, arg = argument.partition(":")
     try:
         LOADED["original"] = configs.plain(runpy.run_path(file)["get_config"](arg or None))
-        LOADED["resolved"] = Experiment.resolve(LOADED["original"])
+        LOADED["resolved"] = resolved(LOADED["original"])
     except ConfigError as error:
         sys.exit(f"error: {error}")
     return configs.overridable(LOADED["resolved"])

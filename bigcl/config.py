@@ -53,6 +53,21 @@ def plain(config: Any) -> Any:
     raise ConfigError(f"config: {config!r} is not plain data (number, text, list, dict, true, false, null)")
 
 
+def parse_variant(arg: str | None, *variants: str, **defaults: Any) -> ConfigDict:
+    """The arguments of a recipe with several forms: the form's name as a bare word, the first of `variants` where there
+    is none, then as in `parse_arg`. The result has `variant`, `smoke` and `seed` besides."""
+    words = [item for item in (arg or "").split(",") if item]
+    chosen = [word for word in words if word in variants]
+    if len(chosen) > 1:
+        raise ConfigError(f"config argument {chosen[1]!r}: there is {chosen[0]!r} already")
+    known = {"smoke": False, "seed": 0, **defaults}
+    for word in words:
+        if "=" not in word and word not in (*variants, *(k for k, v in known.items() if isinstance(v, bool))):
+            raise ConfigError(f"config argument {word!r}: unknown; {nearest(word, [*variants, *known])}")
+    rest = ",".join(word for word in words if word not in variants)
+    return ConfigDict({**parse_arg(rest, **known).to_dict(), "variant": chosen[0] if chosen else variants[0]})
+
+
 def overridable(config: Any) -> Any:
     """Resolved plain data as a config whose every key a flag can set; what is None takes numbers and words as they are
     written."""

@@ -151,7 +151,13 @@ class Experiment:
             self.open(tokenizer, DataOptions(**data))
             vocab = None if self.tokenizer is None else self.tokenizer.vocab_size
         self.build_task = functools.partial(
-            registry.build, "task", task, dtype=self.dtype(), batch_size=self.train.batch, vocab=vocab
+            registry.build,
+            "task",
+            task,
+            dtype=self.dtype(),
+            batch_size=self.train.batch,
+            steps=self.train.steps,
+            vocab=vocab,
         )
         abstract, self.skeleton, shapes = outline(self.build_task)
         self.planned_example = None if devices is None else abstract.reads()
@@ -251,6 +257,20 @@ class Experiment:
         shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
         with jax.set_mesh(self.mesh):
             return jax.jit(self.new_state, out_shardings=shardings)()
+
+    def begin(self, state: TrainState) -> TrainState:
+        """A state whose parameters are what the run starts from, as the task begins with them."""
+        if not state.extra:
+            return state
+
+        def begun(params: Arrays, extra: Arrays) -> Arrays:
+            task = self.skeleton.merge(params, extra)
+            task.begin()
+            return self.skeleton.split(task)[1]
+
+        shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes.extra)
+        with jax.set_mesh(self.mesh):
+            return state.replace(extra=jax.jit(begun, out_shardings=shardings)(state.params, state.extra))
 
     def with_placement(self, state: TrainState, params: Mapping[str, NamedSharding]) -> TrainState:
         """Shapes with shardings: whatever is kept for a parameter (moments, average) lies where the parameter lies."""
@@ -374,7 +394,8 @@ def outline(build: Callable[..., Task]) -> tuple[Task, Skeleton, Arrays]:
 def check_patterns(config: Mapping[str, Any]) -> None:
     """Raises ConfigError for a pattern of a resolved config that matches no parameter. Shapes are enough to tell."""
     train = config["train"]
-    build = functools.partial(registry.build, "task", config["task"], batch_size=train["batch"], vocab=1)
+    known = {"batch_size": train["batch"], "steps": train["steps"], "vocab": 1}
+    build = functools.partial(registry.build, "task", config["task"], **known)
     _, _, shapes = outline(build)
     make_optimizer(shapes, steps=train["steps"], batch_size=train["batch"], **config["optim"])
     lists = {"mesh.rules": config["mesh"]["rules"] or [], "checkpoint.init_only": []}

@@ -23,7 +23,15 @@ Part = Mapping[str, Any]
 registry it belongs to, `Annotated[Part, TrainOptions]` that its keys are the arguments of that class or function."""
 
 HOLDER_KEYS: dict[str, dict[str, Any]] = {
-    "loss": {"of": Sequence[str], "weight": float},
+    "loss": {
+        "of": Sequence[str],
+        "weight": float,
+        "scale": float | str,
+        "with": Mapping[str, str],
+        "when": Sequence[float],
+        "name": str,
+    },
+    "head": {"of": Sequence[str]},
     "evaluator": {"every": int},
 }
 """Keys of a part that are read by whoever holds the part, not by its constructor."""
@@ -39,6 +47,12 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "vit": "bigcl.towers.vit:ViT",
         "text": "bigcl.towers.text:TextTransformer",
         "mlp": "bigcl.towers.mlp:MLP",
+        "token_mlp": "bigcl.towers.token_mlp:TokenMLP",
+        "gru": "bigcl.towers.recurrent:GRU",
+        "table": "bigcl.towers.table:Table",
+    },
+    "head": {
+        "mlp": "bigcl.towers.heads:MLPHead",
     },
     "loss": {
         "infonce": "bigcl.losses.infonce:infonce",
@@ -73,6 +87,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "mixture": "bigcl.data.mixture:Mixture",
         "filtered": "bigcl.data.sources.filtered:Filtered",
         "digits": "bigcl.data.sources.digits:Digits",
+        "xor": "bigcl.data.sources.xor:Xor",
     },
     "transform": {
         "keep": "bigcl.data.transforms:Keep",
@@ -127,6 +142,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "geometry": "bigcl.evals.geometry:Geometry",
         "robustness": "bigcl.evals.robustness:Robustness",
         "regions": "bigcl.evals.regions:Regions",
+        "tuples": "bigcl.evals.tuples:Tuples",
     },
 }
 
@@ -204,7 +220,8 @@ def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, 
     """
     named = signature(make)
     hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make, include_extras=True)
-    settable = writable(make, hints) | set(known)
+    own = writable(make, hints)
+    settable = own | set(known)
     for key, value in kwargs.items():
         if key not in named:
             raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, settable)}")
@@ -212,7 +229,7 @@ def check_call(make: Callable[..., Any], kwargs: Mapping[str, Any], where: str, 
             raise ConfigError(f"{where}.{key}: expected {describe(hints[key])}, got {value!r}")
         check_nested(value, hints.get(key, Any), f"{where}.{key}")
     for name, parameter in named.items():
-        if parameter.default is parameter.empty and name in settable and name not in kwargs:
+        if parameter.default is parameter.empty and name in own and name not in kwargs:
             raise ConfigError(f"{where}: missing key {name!r}")
 
 

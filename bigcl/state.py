@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, UInt
 
 from bigcl.mesh import copy_axes
 from bigcl.optim import ema_update
-from bigcl.tasks.task import Batch, Metrics, Task
+from bigcl.tasks.task import Batch, Metrics, Moment, Task
 
 Arrays = dict[str, Array]
 """Arrays by their path in the task, such as "towers/image/embed/kernel"."""
@@ -101,7 +101,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        keys = example_keys(rng, batch)
+        keys, draw = example_keys(rng, batch), jax.random.fold_in(rng, len(next(iter(batch.values()))))
         trained = {k: v for k, v in state.params.items() if k in trainable}
         frozen = {k: v for k, v in state.params.items() if k not in trainable}
 
@@ -109,7 +109,7 @@ def make_step(
             params = {**frozen, **trained}
             outputs, extra = forward_in_pieces(skeleton, params, state.extra, batch, keys, microbatch)
             task = skeleton.merge(params, extra)
-            value, metrics = task.objective(outputs, batch)
+            value, metrics = task.objective(outputs, batch, Moment(state.step, draw))
             return value, (metrics, skeleton.split(task)[1])
 
         (value, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(trained)

@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from bigcl import command
+from bigcl import command, stages
 from bigcl import config as configs
 from bigcl.registry import ConfigError
 
@@ -54,27 +54,34 @@ def main(argv: list[str]) -> None:
         sys.exit("\n  ".join([f"error: {error}", *getattr(error, "__notes__", ())[:1]]))
 
 
-def run(config: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Checks the config, trains, writes the report. On a finished run it says so and changes nothing."""
+def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> None:
+    """Checks the config, trains, writes the report. On a finished run it says so and changes nothing.
+
+    A config of several stages trains them one after the other, each in a folder of its own.
+    """
     import jax
 
     from bigcl.experiment import Experiment
     from bigcl.trainer import Trainer
     from bigcl.watchdog import Watchdog
 
-    config = Experiment.resolve(config)
+    config = stages.resolved(config)
     host.configure_jax()
     host.join_cluster()
-    experiment = Experiment(**config)
-    with Watchdog(workdir, jax.process_index()) as watchdog:
-        complete(Trainer(experiment, workdir, watchdog), config)
+    folders = {name: workdir / name for name in config.get("stages", ())}
+    for stage, folder in [(config["stages"][name], path) for name, path in folders.items()] or [(config, workdir)]:
+        stage = stages.filled(stage, folders)
+        experiment = Experiment(**stage)
+        with Watchdog(folder, jax.process_index()) as watchdog:
+            complete(Trainer(experiment, folder, watchdog), stage, report)
 
 
-def complete(trainer: Any, config: dict[str, Any]) -> None:
+def complete(trainer: Any, config: dict[str, Any], with_report: bool = True) -> None:
     """Does what is left to do of a run."""
     experiment, workdir = trainer.experiment, trainer.workdir
     steps, report = experiment.train.steps, workdir / "report.html"
-    if (done := trainer.checkpoints.latest() or 0) >= steps and host.agreed(report.exists()):
+    done = trainer.checkpoints.latest() or 0
+    if done >= steps and host.agreed(report.exists() or not with_report):
         print(f"{workdir} is finished: step {done} of {steps}. Report: {report}")
         print("For another run, choose another --workdir; to train longer, raise --config.train.steps.")
         return
@@ -85,7 +92,8 @@ def complete(trainer: Any, config: dict[str, Any]) -> None:
     trainer.watchdog.doing("the report", experiment.deadlines.evaluation)
     if done < steps:
         print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
-    write_report(experiment, workdir)
+    if with_report:
+        write_report(experiment, workdir)
 
 
 def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> None:

@@ -69,15 +69,14 @@ class Trainer:
             return self.checkpoints.restore_newest(experiment.state_shapes)
         state = experiment.init()
         if options.init_from is None:
-            return state
+            return experiment.begin(state)
         folder = pathlib.Path(options.init_from)
         inside = folder / "checkpoints"
         other = Checkpoints(inside if inside.is_dir() else folder, read_only=True)
         params = other.restore_params(state.params, options.init_only)
         other.close()
-        return state.replace(
-            params=params, ema=None if state.ema is None else {k: jnp.copy(params[k]) for k in state.ema}
-        )
+        ema = None if state.ema is None else {k: jnp.copy(params[k]) for k in state.ema}
+        return experiment.begin(state.replace(params=params, ema=ema))
 
     def run(self, state: TrainState) -> TrainState:
         """Trains from `state` to the last step. Raises Interrupted after SIGINT, SIGTERM or SIGUSR1, once the state is

@@ -34,7 +34,7 @@ class Counting(Task):
         self.seen[...] += 1.0
         return batch["x"] * self.weight[...][None]
 
-    def objective(self, outputs, batch):
+    def objective(self, outputs, batch, moment=None):
         return jnp.square(outputs).mean(), {}
 
     def after_update(self):
@@ -86,7 +86,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(value):
 
 def test_a_gradient_that_is_not_finite_is_skipped_too():
     class Root(Counting):
-        def objective(self, outputs, batch):
+        def objective(self, outputs, batch, moment=None):
             return jnp.sqrt(jnp.abs(outputs)).mean(), {}
 
     task, tx = Root(), optax.sgd(0.5)

@@ -1,13 +1,24 @@
 """The contract between a task and the trainer."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 Batch = dict[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+
+
+class Moment(NamedTuple):
+    """Where in a run a loss is computed.
+
+    step: steps taken before this one.
+    rng: for what the batch as a whole draws.
+    """
+
+    step: Int[Array, ""]
+    rng: Key[Array, ""]
 
 
 class Task(nnx.Module):
@@ -22,8 +33,8 @@ class Task(nnx.Module):
         depend on how a batch is cut or where its rows lie; None means evaluation."""
         raise NotImplementedError
 
-    def objective(self, outputs: Any, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        """The loss over the global batch and named scalars for the log."""
+    def objective(self, outputs: Any, batch: Batch, moment: Moment | None = None) -> tuple[Float[Array, ""], Metrics]:
+        """The loss over the global batch and named scalars for the log. moment: None means evaluation."""
         raise NotImplementedError
 
     def loss(self, batch: Batch, rng: Key[Array, "b"] | None) -> tuple[Float[Array, ""], Metrics]:
@@ -37,6 +48,10 @@ class Task(nnx.Module):
     def reads(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What a batch must hold of each example, by key; so that a step can be planned without data."""
         raise NotImplementedError
+
+    def begin(self) -> None:
+        """Called once, before the first step of a run, when the parameters are what the run starts from: copies of
+        them."""
 
     def after_update(self) -> None:
         """Called after each optimizer step, inside the compiled step: clamps, moving averages, queues."""

@@ -1,9 +1,9 @@
-"""Two towers or more, and a list of which pairs are contrasted: CLIP, SigLIP, ALIGN, LiT, CLIPPO from config alone."""
+"""Two towers or more, and a list of what is contrasted with what: CLIP, SigLIP, ALIGN, LiT, CLIPPO and scores of other
+methods from config alone."""
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +12,33 @@ from jaxtyping import Array, Float, Key
 
 from bigcl import registry
 from bigcl.losses import l2_normalize
+from bigcl.losses.similarity import at_least_float32
 from bigcl.registry import ConfigError, Part
-from bigcl.tasks.task import Batch, Metrics, Task
+from bigcl.tasks.state import Teacher
+from bigcl.tasks.task import Batch, Metrics, Moment, Task
+from bigcl.tasks.terms import make_terms
 from bigcl.towers.layers import split_keys
 
 
 class TwoTower(Task):
-    """Towers whose embeddings are contrasted in pairs.
+    """Towers whose outputs are compared by losses.
 
     towers: for each input its tower. The batch key of an input is its name (`<name>_mask`, where present, says which of
         its tokens are real). A string instead of a part names another input whose tower is shared (CLIPPO, Tschannen et
-        al. 2023).
-    losses: each a loss with `of`, the two inputs that it contrasts, and `weight` (default 1). Default: one `infonce` of
-        the first two inputs.
+        al. 2023), which also makes views of one input.
+    losses: each a loss with
+        `of`, the outputs that it compares: an input's embedding (`image`), its tokens (`image.tokens`), a head's output
+        for it (`local/image`), the teacher's embedding of it (`teacher/image`);
+        `weight` (default 1), and `when`, the shares of the run between which it counts, as [0, 0.33];
+        `scale`, a fixed inverse temperature or the name of one of `scales`; by default the task's own;
+        `with`, further arrays it takes, each by the name of an output or of a batch key, as {"labels": "class"};
+        `name` in the log. Default: one `infonce` of the first two inputs.
+    heads: projections of outputs for the losses alone, each a head with `of`, the outputs that it reads.
+    teacher: an untrained copy of the towers, see `Teacher`; an empty part is one that stays as the run began.
+    scales: further learned inverse temperatures, by name, each with its start.
+    normalize: whether embeddings have unit length.
     init_scale: start of the learned inverse temperature; None: 1 / 0.07 (CLIP), or 10 with a sigmoid loss (SigLIP).
-    max_scale: the scale is clamped here after each step; None: 100 (CLIP), or no bound with a sigmoid loss (SigLIP).
+    max_scale: the scales are clamped here after each step; None: 100 (CLIP), or no bound with a sigmoid loss (SigLIP).
     init_bias: start of the learned bias of sigmoid losses; None: -log(batch - 1), near SigLIP's -10 at its batch of
         32,768.
     """
@@ -36,38 +48,30 @@ class TwoTower(Task):
         *,
         towers: Mapping[str, Annotated[Part, "tower"] | str],
         losses: Sequence[Annotated[Part, "loss"]] | None = None,
+        heads: Mapping[str, Annotated[Part, "head"]] = {},
+        teacher: Annotated[Part, Teacher] | None = None,
+        scales: Mapping[str, float] = {},
+        normalize: bool = True,
         init_scale: float | None = None,
         max_scale: float | None = None,
         init_bias: float | None = None,
         batch_size: int,
+        steps: int | None = None,
         vocab: int | None = None,
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         losses = [{"kind": "infonce", "of": list(towers)[:2]}] if losses is None else losses
+        self.steps, self.normalize = steps, normalize
         self.inputs = {name: part if isinstance(part, str) else name for name, part in towers.items()}
-        for name, tower in self.inputs.items():
-            if self.inputs.get(tower) != tower:
-                raise ConfigError(
-                    f"task.towers.{name}: shares the tower of {tower!r}, which has none; "
-                    f"{registry.nearest(tower, towers)}"
-                )
-        self.towers = nnx.Dict(
-            {
-                n: registry.build("tower", p, vocab=vocab, dtype=dtype, rngs=rngs)
-                for n, p in towers.items()
-                if not isinstance(p, str)
-            }
-        )
-        for name, tower in self.towers.items():
-            if vocab is not None and getattr(tower, "vocab", vocab) < vocab:
-                raise ConfigError(
-                    f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; "
-                    "leave it out"
-                )
-        self.losses = nnx.static(
-            tuple((registry.bind("loss", part), *self.pair(i, part)) for i, part in enumerate(losses))
-        )
+        self.towers = self.make_towers(towers, vocab=vocab, dtype=dtype, rngs=rngs)
+        self.teacher = None if teacher is None else Teacher(self.towers, **teacher)
+        self.read_by = {name: tuple(part.get("of", ())) for name, part in heads.items()}
+        self.heads = nnx.Dict({n: registry.build("head", p, dtype=dtype, rngs=rngs) for n, p in heads.items()})
+        self.terms = nnx.static(make_terms(losses, self.outputs(), ("", *scales)))
+        used = {name for term in self.terms for name in (*term.of, *dict(term.arrays).values())}
+        self.wanted = frozenset(used.union(*self.read_by.values()))
+
         sigmoid = any(part["kind"] == "sigmoid" for part in losses)
         self.notes = []
         if init_scale is None:
@@ -79,49 +83,101 @@ class TwoTower(Task):
         if max_scale is None:
             max_scale = math.inf if sigmoid else 100.0
         self.max_log_scale = math.log(max_scale)
-        self.log_scale = nnx.Param(jnp.asarray(math.log(init_scale), jnp.float32))
+        self.log_scale = log_of(init_scale)
+        self.log_scales = nnx.Dict({name: log_of(start) for name, start in scales.items()})
         self.bias = nnx.Param(jnp.asarray(init_bias, jnp.float32)) if sigmoid else None
 
-    def pair(self, i: int, part: Part) -> tuple[tuple[str, str], float]:
-        """The two inputs and the weight of a loss."""
-        of = tuple(part.get("of", ()))
-        for name in of:
-            if name not in self.inputs:
-                raise ConfigError(f"task.losses[{i}].of: unknown input {name!r}; {registry.nearest(name, self.inputs)}")
-        if len(of) != 2:
-            raise ConfigError(f"task.losses[{i}].of: expected two inputs, got {list(of)}")
-        return (of[0], of[1]), float(part.get("weight", 1.0))
+    def make_towers(self, towers: Mapping[str, Part | str], **context: Any) -> nnx.Dict:
+        """The towers that there are; ConfigError for a name that shares none, or a vocabulary that is too small."""
+        for name, tower in self.inputs.items():
+            if self.inputs.get(tower) != tower:
+                raise ConfigError(
+                    f"task.towers.{name}: shares the tower of {tower!r}, which has none; "
+                    f"{registry.nearest(tower, towers)}"
+                )
+        made = {n: registry.build("tower", p, **context) for n, p in towers.items() if not isinstance(p, str)}
+        vocab = context["vocab"]
+        for name, tower in made.items():
+            if vocab is not None and getattr(tower, "vocab", vocab) < vocab:
+                raise ConfigError(
+                    f"task.towers.{name}.vocab: {tower.vocab} is smaller than the tokenizer's vocabulary of {vocab}; "
+                    "leave it out"
+                )
+        return nnx.Dict(made)
 
-    def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Float[Array, "b d"]]:
+    def outputs(self) -> list[str]:
+        """Names of all that can be compared."""
+        names = [*self.inputs, *(f"{n}.tokens" for n in self.inputs)]
+        if self.teacher is not None:
+            names += [f"teacher/{n}" for n in self.inputs]
+        for head, read in self.read_by.items():
+            for name in read:
+                if name not in names:
+                    raise ConfigError(f"task.heads.{head}.of: unknown {name!r}; {registry.nearest(name, names)}")
+            names += [f"{head}/{name}" for name in read]
+        return names
+
+    def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Array]:
         present = [n for n in self.inputs if n in batch]
         keys = dict.fromkeys(present) if rng is None else dict(zip(present, split_keys(rng, len(present)), strict=True))
-        return {
-            name: l2_normalize(
-                self.towers[self.inputs[name]](batch[name], batch.get(f"{name}_mask"), keys[name]).embedding
-            )
-            for name in present
-        }
+        outputs = {}
+        for name in present:
+            inputs = batch[name], batch.get(f"{name}_mask")
+            encoding = self.towers[self.inputs[name]](*inputs, keys[name])
+            outputs[name] = self.finished(encoding.embedding)
+            if f"{name}.tokens" in self.wanted:
+                outputs[f"{name}.tokens"] = encoding.tokens
+                outputs[f"{name}.mask"] = encoding.mask
+            if self.teacher is not None and f"teacher/{name}" in self.wanted:
+                taught = self.teacher.towers[self.inputs[name]](*inputs, None)
+                outputs[f"teacher/{name}"] = jax.lax.stop_gradient(self.finished(taught.embedding))
+        return outputs
 
-    def objective(self, outputs: dict[str, Float[Array, "b d"]], batch: Batch) -> tuple[Float[Array, ""], Metrics]:
-        del batch
-        scale = jnp.exp(self.log_scale[...])
-        extra = {} if self.bias is None else {"bias": self.bias[...]}
-        total, metrics = jnp.zeros(()), {"logit_scale": scale, **extra}
-        for loss, (a, b), weight in self.losses:
-            takes_bias = "bias" in inspect.signature(loss).parameters
-            value = loss(outputs[a], outputs[b], scale, **(extra if takes_bias else {}))
-            total = total + weight * value
-            metrics[f"loss/{a}_{b}"] = value
+    def finished(self, embedding: Float[Array, "b d"]) -> Float[Array, "b d"]:
+        """An embedding as losses and evaluators see it."""
+        return l2_normalize(embedding) if self.normalize else at_least_float32(embedding)
+
+    def objective(
+        self, outputs: dict[str, Array], batch: Batch, moment: Moment | None = None
+    ) -> tuple[Float[Array, ""], Metrics]:
+        scales = {"": jnp.exp(self.log_scale[...])}
+        scales |= {name: jnp.exp(value[...]) for name, value in self.log_scales.items()}
+        bias = None if self.bias is None else self.bias[...]
+        outputs = {k: v for k, v in outputs.items() if v is not None}
+        for head, read in self.read_by.items():
+            outputs |= {f"{head}/{name}": self.heads[head](outputs[name]) for name in read}
+
+        total = jnp.zeros(())
+        metrics = {"logit_scale" + (f"/{name}" if name else ""): scale for name, scale in scales.items()}
+        if bias is not None:
+            metrics["bias"] = bias
+        for i, term in enumerate(self.terms):
+            own = moment and moment._replace(rng=jax.random.fold_in(moment.rng, i))
+            value = term(outputs, batch, scales, bias, own)
+            total = total + term.share(moment, self.steps) * value
+            metrics[f"loss/{term.name}"] = value
         return total, metrics
 
     def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
-        return self.forward(batch, None)
+        return {name: z for name, z in self.forward(batch, None).items() if name in self.inputs}
 
     def reads(self) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: self.towers[tower].reads() for name, tower in self.inputs.items()}
 
+    def begin(self) -> None:
+        if self.teacher is not None:
+            self.teacher.begin(self.towers)
+
     def after_update(self) -> None:
-        self.log_scale[...] = jnp.minimum(self.log_scale[...], self.max_log_scale)
+        for scale in (self.log_scale, *self.log_scales.values()):
+            scale[...] = jnp.minimum(scale[...], self.max_log_scale)
+        if self.teacher is not None:
+            self.teacher.update(self.towers)
 
     def describe(self) -> list[str]:
         return list(self.notes)
+
+
+def log_of(scale: float) -> nnx.Param:
+    """A learned inverse temperature, by its logarithm."""
+    return nnx.Param(jnp.asarray(math.log(scale), jnp.float32))

@@ -18,6 +18,8 @@ SMALL = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24}
 VIT = {"kind": "vit", "image_size": 8, "patch": 4, **SMALL}
 TEXT = {"kind": "text", "vocab": 11, "length": 6, **SMALL}
 MLP = {"kind": "mlp", "inputs": 5, "widths": [8, 3]}
+TOKENS = {"kind": "token_mlp", "length": 6, "widths": [7, 5], "head": [4, 3]}
+GRU = {"kind": "gru", "length": 6, "width": 8, "embed_dim": 3}
 B = 3
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -37,10 +39,19 @@ PARTS: dict[str, dict[str, Any]] = {
     "text-mean-post-norm": {**TEXT, "pool": "mean", "pad_id": 0, "causal": False, "post_norm": True},
     "text-map-dropout": {**TEXT, "pool": "map", "causal": False, "dropout": 0.3},
     "mlp": MLP,
+    "token-mlp-mean": {**TOKENS, "inputs": 4},
+    "token-mlp-attention": {**TOKENS, "vocab": 11, "pool": "attention"},
+    "token-mlp-concat": {**TOKENS, "inputs": 4, "pool": "concat", "head": []},
+    "gru-frames": {**GRU, "inputs": 4},
+    "gru-ids": {**GRU, "vocab": 11},
+    "table": {"kind": "table", "rows": 9, "width": 4},
 }
+TRANSFORMERS = ("vit", "text")
 EVERY = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS.keys())
 STACKED = pytest.mark.parametrize(
-    "part", [p for p in PARTS.values() if p["kind"] != "mlp"], ids=[n for n in PARTS if n != "mlp"]
+    "part",
+    [p for p in PARTS.values() if p["kind"] in TRANSFORMERS],
+    ids=[n for n, p in PARTS.items() if p["kind"] in TRANSFORMERS],
 )
 
 
@@ -74,12 +85,24 @@ def inputs(part: Mapping[str, Any], seed: int = 0) -> np.ndarray:
             for row, end in enumerate((5, 4, 2)):
                 text[row, end], text[row, end + 1 :] = part["vocab"] - 1, 0
             return text
-        case _:
+        case "mlp":
             return rng.normal(size=(B, part["inputs"])).astype(np.float32)
+        case "table":
+            return (np.array([2, 5, 7], np.int32) + seed) % part["rows"]
+        case _ if "inputs" in part:
+            return rng.normal(size=(B, part["length"], part["inputs"])).astype(np.float32)
+        case _:
+            return rng.integers(0, part["vocab"], (B, part["length"]), np.int32)
 
 
 def width(part: Mapping[str, Any]) -> int:
-    return part["widths"][-1] if part["kind"] == "mlp" else part.get("embed_dim", part["width"])
+    match part["kind"]:
+        case "mlp":
+            return part["widths"][-1]
+        case "token_mlp":
+            return part["head"][-1] if part["head"] else part["length"] * part["widths"][-1]
+        case _:
+            return part.get("embed_dim", part["width"])
 
 
 def loss_and_grads(tower: nnx.Module, x: Any, mask: Any = None, rng: Any = None) -> tuple[Any, Any]:
@@ -117,8 +140,8 @@ def test_shapes_and_dtypes(part, dtype):
     assert {p.dtype for p in jax.tree.leaves(nnx.state(tower, nnx.Param))} == {jnp.dtype("float32")}
     out = call(tower, x)
     assert isinstance(out, Encoding) and out.embedding.shape == (B, width(part)) and out.embedding.dtype == dtype
-    if part["kind"] == "mlp":
-        assert out.tokens is None and out.mask is None
+    if part["kind"] not in TRANSFORMERS:
+        assert out.mask is None and (out.tokens is None or out.tokens.shape[:2] == (B, part["length"]))
     else:
         n = 4 if part["kind"] == "vit" else part["length"]  # patches alone: no class token, no registers
         assert out.tokens.shape == (B, n, part["width"]) and out.tokens.dtype == dtype
@@ -176,6 +199,29 @@ def test_masked_positions_do_not_leak(part):
     if not part.get("causal", part["kind"] == "text"):  # what is masked here follows the token that is read there
         seen = call(tower, x, np.ones_like(mask)), call(tower, y, np.ones_like(mask))
         assert float(jnp.abs(seen[0].embedding - seen[1].embedding).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", [n for n, p in PARTS.items() if p["kind"] in ("token_mlp", "gru")])
+def test_masked_steps_do_not_leak_either(name):
+    tower, x = build(PARTS[name]), inputs(PARTS[name])
+    mask = np.array([[1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]], bool)
+    y = np.where(mask if x.ndim == 2 else mask[:, :, None], x, inputs(PARTS[name], seed=1))
+    np.testing.assert_allclose(call(tower, x, mask).embedding, call(tower, y, mask).embedding, atol=1e-6)
+    full = np.ones_like(mask)
+    assert float(jnp.abs(call(tower, x, full).embedding - call(tower, y, full).embedding).max()) > 1e-3
+
+
+def test_a_gru_is_that_of_flax_with_its_weights():
+    """Whose equations are those of PyTorch and cuDNN."""
+    tower, x = build(PARTS["gru-frames"]), inputs(PARTS["gru-frames"])
+    cell, width = nnx.GRUCell(4, 8, rngs=nnx.Rngs(0)), 8
+    cell.dense_i.kernel[...], cell.dense_i.bias[...] = tower.input.kernel[...], tower.input.bias[...]
+    cell.dense_h.kernel[...] = tower.state.kernel[...]
+    h = jnp.zeros((B, width))
+    for t in range(x.shape[1]):
+        tower.state_bias[...] = jnp.zeros(width)  # flax's cell has none
+        h, _ = cell(h, x[:, t])
+    np.testing.assert_allclose(call(tower, x).embedding, tower.projection(h), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["text-eot-padding", "text-first", "text-mean-rotary"])

@@ -1,0 +1,124 @@
+"""Claims of papers as data: what a recipe's `CLAIM` says, and whether measured numbers bear it out."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from bigcl import registry
+from bigcl.registry import ConfigError, Part
+
+Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Metrics of the last row of each run, by run and seed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demand:
+    """One number that has to be on the right side of another.
+
+    metric: key of `metrics.jsonl`, without its `eval/`.
+    of: the run whose number it is. minus: the run whose number is subtracted; over: the one it is divided by.
+    at_least, at_most: the bound; one of the two.
+    each_seed: whether the bound holds for every seed, or for the mean over seeds.
+    """
+
+    metric: str
+    of: str = "method"
+    minus: str | None = None
+    over: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    each_seed: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.at_least is None) == (self.at_most is None):
+            raise ConfigError(f"CLAIM: demand on {self.metric!r}: give either at_least or at_most")
+        if self.minus is not None and self.over is not None:
+            raise ConfigError(f"CLAIM: demand on {self.metric!r}: give either minus or over")
+
+    def value(self, measured: Measured, seed: int) -> float:
+        """The number of one seed."""
+        number = look_up(measured, self.of, seed, self.metric)
+        if self.minus is not None:
+            return number - look_up(measured, self.minus, seed, self.metric)
+        return number / look_up(measured, self.over, seed, self.metric) if self.over is not None else number
+
+    def judge(self, measured: Measured, seeds: Sequence[int]) -> "Verdict":
+        """What came of it."""
+        values = tuple(self.value(measured, seed) for seed in seeds)
+        mean = statistics.fmean(values)
+        if self.over is not None:  # the ratio of means, which one small denominator does not rule
+            top, bottom = (
+                statistics.fmean(look_up(measured, run, seed, self.metric) for seed in seeds)
+                for run in (self.of, self.over)
+            )
+            mean = top / bottom
+        judged = values if self.each_seed else (mean,)
+        holds = all(self.fulfilled(value) for value in judged)
+        return Verdict(self, values, mean, statistics.stdev(values) if len(values) > 1 else 0.0, holds)
+
+    def fulfilled(self, value: float) -> bool:
+        """Whether a number is on the right side; one that is none is not."""
+        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+
+    def __str__(self) -> str:
+        number = f"{self.metric} of {self.of}"
+        number += f" minus {self.minus}" if self.minus else f" over {self.over}" if self.over else ""
+        bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
+        return f"{number} {bound}{', every seed' if self.each_seed else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """A demand and its numbers: by seed, their mean and standard deviation, and whether it holds."""
+
+    demand: Demand
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+    holds: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The section `CLAIM` of a recipe.
+
+    runs: arguments of `get_config`, each trained with every seed on the same data and budget.
+    seeds: for data, initial weights and order.
+    demands: all of them have to hold.
+    """
+
+    runs: Sequence[str] = ("baseline", "method")
+    seeds: Sequence[int] = (0, 1, 2)
+    demands: Sequence[Annotated[Part, Demand]]
+
+    def __post_init__(self) -> None:
+        for demand in self.judged():
+            for run in (demand.of, demand.minus, demand.over):
+                if run is not None and run not in self.runs:
+                    raise ConfigError(f"CLAIM: demand on {demand.metric!r}: {registry.nearest(run, self.runs)}")
+
+    def judged(self) -> list[Demand]:
+        """The demands."""
+        return [Demand(**demand) for demand in self.demands]
+
+    def verdicts(self, measured: Measured, seeds: Sequence[int]) -> list[Verdict]:
+        """One for each demand."""
+        return [demand.judge(measured, seeds) for demand in self.judged()]
+
+
+def make_claim(given: Mapping[str, Any], where: str) -> Claim:
+    """Raises ConfigError, naming the key, for a claim that says what it cannot."""
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
+    registry.check_call(Claim, given, f"{where}: CLAIM")
+    return Claim(**given)
+
+
+def look_up(measured: Measured, run: str, seed: int, metric: str) -> float:
+    """A number of a run. Raises ConfigError for one that the run has not."""
+    row = measured[run][seed]
+    for key in (f"eval/{metric}", metric):
+        if key in row:
+            return row[key]
+    known = {k.removeprefix("eval/") for k in row if k.startswith("eval/")} or set(row)
+    raise ConfigError(f"CLAIM: the run {run!r} has no metric {metric!r}; {registry.nearest(metric, known)}")

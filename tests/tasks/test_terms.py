@@ -1,0 +1,215 @@
+"""What a list of losses can say beyond pairs: heads, scales, arrays, phases, tokens, teachers."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax import Array
+
+from bigcl import registry
+from bigcl.losses import infonce, l2_normalize
+from bigcl.registry import ConfigError
+from bigcl.state import Skeleton, init_state, make_step
+from bigcl.tasks.task import Moment
+from tests.problems import BATCH
+
+A = {"kind": "mlp", "inputs": 6, "widths": [5]}
+B = {"kind": "mlp", "inputs": 3, "widths": [7, 5]}
+BAG = {"kind": "token_mlp", "length": 4, "inputs": 2, "widths": [5]}
+
+
+def build(**part):
+    part = {"towers": {"a": A, "b": B, "c": "a"}, **part}
+    return registry.build("task", {"kind": "two_tower", **part}, batch_size=BATCH, steps=10, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    shapes = {"a": (6,), "b": (3,), "c": (6,), "bag": (4, 2)}
+    arrays = {k: jnp.asarray(rng.normal(size=(BATCH, *n)), jnp.float32) for k, n in shapes.items()}
+    return {**arrays, "label": jnp.arange(BATCH) % 3}
+
+
+def moment(step: int) -> Moment:
+    return Moment(jnp.int32(step), jax.random.key(step))
+
+
+def register(monkeypatch, **losses):
+    """Losses of this file by name."""
+    table = {**registry.REGISTRIES["loss"], **{k: f"{__name__}:{k}" for k in losses}}
+    monkeypatch.setitem(registry.REGISTRIES, "loss", table)
+
+
+def labelled(za: Array, zb: Array, scale: Array, *, labels: Array, power: int = 1):
+    return scale * (za * zb).sum() * (labels**power).sum().astype(jnp.float32)
+
+
+def three(*z: Array, scale: Array):
+    return scale * math.prod([x.sum() for x in z], start=jnp.float32(1))
+
+
+def noisy(za: Array, *, rng: Array):
+    return (za.sum() + jax.random.normal(rng)).astype(jnp.float32)
+
+
+def test_arrays_come_by_name_and_options_stay_options(monkeypatch, batch):
+    register(monkeypatch, labelled=labelled)
+    task = build(losses=[{"kind": "labelled", "of": ["a", "b"], "power": 2, "with": {"labels": "label"}}], init_scale=3)
+    z = task.encode(batch)
+    expected = labelled(z["a"], z["b"], jnp.float32(3), labels=batch["label"], power=2)
+    np.testing.assert_allclose(task.loss(batch, None)[0], expected, rtol=1e-6)
+
+
+def test_a_scale_is_fixed_or_learned_by_name(batch):
+    losses = [
+        {"kind": "infonce", "of": ["a", "b"], "scale": 20},
+        {"kind": "infonce", "of": ["b", "c"], "scale": "other", "weight": 0.5},
+    ]
+    task = build(losses=losses, scales={"other": 4.0})
+    z = task.encode(batch)
+    value, metrics = task.loss(batch, None)
+    expected = infonce(z["a"], z["b"], jnp.float32(20)) + 0.5 * infonce(z["b"], z["c"], jnp.float32(4))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics["logit_scale/other"], 4, rtol=1e-6)
+    task.log_scales["other"][...] = jnp.float32(10)
+    task.after_update()
+    np.testing.assert_allclose(jnp.exp(task.log_scales["other"][...]), 100, rtol=1e-5)
+
+
+def test_any_number_of_inputs(monkeypatch, batch):
+    register(monkeypatch, three=three)
+    task = build(losses=[{"kind": "three", "of": ["a", "b", "c"]}], init_scale=2)
+    z = task.encode(batch)
+    np.testing.assert_allclose(task.loss(batch, None)[0], 2 * z["a"].sum() * z["b"].sum() * z["c"].sum(), rtol=1e-4)
+
+
+def test_a_loss_counts_in_its_part_of_the_run(batch):
+    first, second = {"kind": "infonce", "of": ["a", "b"], "when": [0, 0.3]}, {"kind": "infonce", "of": ["b", "c"]}
+    task = build(losses=[first, second])
+    outputs = task.forward(batch, None)
+    values = {step: task.objective(outputs, batch, moment(step)) for step in (0, 2, 3, 9)}
+    for step, (value, metrics) in values.items():
+        expected = metrics["loss/b_c"] + (metrics["loss/a_b"] if step < 3 else 0)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+
+def test_draws_differ_from_step_to_step_and_from_loss_to_loss(monkeypatch, batch):
+    register(monkeypatch, noisy=noisy)
+    task = build(losses=[{"kind": "noisy", "of": ["a"], "name": n} for n in "xy"])
+    outputs = task.forward(batch, None)
+    draw = lambda step: {k: float(v) for k, v in task.objective(outputs, batch, moment(step))[1].items()}  # noqa: E731
+    assert draw(0) == draw(0) != draw(1)
+    assert draw(0)["loss/x"] != draw(0)["loss/y"]
+
+
+def test_heads_are_for_losses_alone(batch):
+    head = {"kind": "mlp", "inputs": 5, "widths": [8, 4], "batch_norm": True, "of": ["a", "c"]}
+    task = build(heads={"local": head}, losses=[{"kind": "infonce", "of": ["local/a", "local/c"]}])
+    z = task.encode(batch)
+    assert set(z) == {"a", "b", "c"}
+    h = {name: task.heads["local"](z[name]) for name in ("a", "c")}
+    assert h["a"].shape == (BATCH, 4)
+    value, metrics = task.loss(batch, None)
+    np.testing.assert_allclose(value, infonce(h["a"], h["c"], jnp.exp(task.log_scale[...])), rtol=1e-5)
+    assert "loss/local_a_local_c" in metrics
+
+
+def test_batch_norm_is_over_the_batch(batch):
+    part = {"kind": "mlp", "inputs": 6, "widths": [4], "last_norm": True, "normalize": False}
+    y = registry.build("head", part, rngs=nnx.Rngs(0))(batch["a"])
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(y.var(0), 1, atol=1e-3)
+
+
+def test_tokens_reach_losses_and_heads(monkeypatch, batch):
+    def tokens(za: Array, zb: Array):
+        return (za.sum(1) * zb).sum()
+
+    monkeypatch.setattr(f"{__name__}.three", tokens)
+    register(monkeypatch, three=tokens)
+    head = {"kind": "mlp", "inputs": 5, "widths": [5], "of": ["bag.tokens"]}
+    losses = [{"kind": "three", "of": ["bag.tokens", "a"]}, {"kind": "three", "of": ["joint/bag.tokens", "a"]}]
+    task = build(towers={"a": A, "bag": BAG}, heads={"joint": head}, losses=losses)
+    outputs = task.forward(batch, None)
+    value, _ = task.loss(batch, None)
+    projected = task.heads["joint"](outputs["bag.tokens"])
+    np.testing.assert_allclose(jnp.linalg.norm(projected, axis=-1), 1, rtol=1e-5)
+    expected = tokens(outputs["bag.tokens"], outputs["a"]) + tokens(projected, outputs["a"])
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    assert "bag.tokens" not in build(towers={"a": A, "bag": BAG}, losses=[]).forward(batch, None)
+
+
+def test_embeddings_that_are_not_normalised(batch):
+    raw = build(normalize=False).encode(batch)
+    unit = build().encode(batch)
+    np.testing.assert_allclose(l2_normalize(raw["a"]), unit["a"], rtol=1e-5)
+    assert float(jnp.abs(jnp.linalg.norm(raw["a"], axis=1) - 1).max()) > 0.01
+
+
+def run(task, batch, steps):
+    """A few steps of training; the task before and after."""
+    skeleton = Skeleton(task)
+    trainable = frozenset(skeleton.split(task)[0])
+    tx = optax.sgd(0.5)
+    state = init_state(task, skeleton, tx, trainable, ema=False, seed=0)
+    begun = skeleton.merge(state.params, state.extra)
+    begun.begin()
+    state = state.replace(extra=skeleton.split(begun)[1])
+    states, step = [state], jax.jit(make_step(skeleton, tx, trainable, None))
+    for _ in range(steps):
+        states.append(step(states[-1], batch)[0])
+    return states
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_a_teacher_follows_or_stays(batch, decay):
+    losses = [{"kind": "infonce", "of": ["a", "b"]}, {"kind": "infonce", "of": ["a", "teacher/b"]}]
+    task = build(losses=losses, teacher={"decay": decay})
+    assert not nnx.to_flat_state(nnx.state(task.teacher, nnx.Param))
+    states = run(task, batch, 3)
+    kept = {k.removeprefix("teacher/"): k for k in states[0].extra if k.startswith("teacher/")}
+    assert kept.keys() == {k for k in states[0].params if k.startswith("towers/")}
+    for owner, key in kept.items():
+        np.testing.assert_array_equal(states[0].extra[key], states[0].params[owner])
+        expected = states[0].params[owner]
+        for state in states[1:]:
+            if decay is not None:
+                expected = decay * expected + (1 - decay) * state.params[owner]
+        np.testing.assert_allclose(states[-1].extra[key], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_teacher_begins_as_the_parameters_that_the_run_starts_from(batch):
+    task = build(losses=[{"kind": "infonce", "of": ["a", "teacher/b"]}], teacher={})
+    task.towers["b"].layers[0].kernel[...] = 7 * jnp.ones((3, 7))
+    task.begin()
+    np.testing.assert_array_equal(task.teacher.towers["b"].layers[0].kernel[...], 7)
+    outputs = task.forward(batch, None)
+    np.testing.assert_allclose(outputs["teacher/b"], outputs["b"], rtol=1e-6)
+    grads = jax.grad(lambda x: task.forward({**batch, "b": x}, None)["teacher/b"].sum())(batch["b"])
+    np.testing.assert_array_equal(grads, 0)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"losses": [{"kind": "infonce", "of": ["a", "d"]}]}, "task.losses[0].of: unknown input 'd'"),
+        ({"losses": [{"kind": "infonce", "of": ["a", "b", "c"]}]}, "expected two inputs, got ['a', 'b', 'c']"),
+        ({"losses": [{"kind": "infonce", "of": ["a", "b"], "scale": "x"}]}, "task.losses[0].scale: unknown 'x'"),
+        ({"losses": [{"kind": "infonce", "of": ["a", "b"], "when": [0.5, 0.5]}]}, "expected two shares of the run"),
+        ({"losses": [{"kind": "infonce", "of": ["a", "b"], "with": {"x": "label"}}]}, "infonce has no 'x'"),
+        ({"losses": [{"kind": "infonce", "of": ["a", "b"], "name": "n"}] * 2}, "another loss is called 'n'"),
+        ({"losses": [{"kind": "infonce", "of": ["a", "teacher/b"]}]}, "unknown input 'teacher/b'"),
+        ({"heads": {"h": {"kind": "mlp", "inputs": 5, "widths": [2], "of": ["aa"]}}}, "task.heads.h.of: unknown 'aa'"),
+        ({"teacher": {"decay": 1.5}}, "task.teacher.decay: expected 0 or more"),
+        ({"teacher": {"decai": 0.5}}, "decai: unknown key; did you mean 'decay'"),
+    ],
+)
+def test_errors_name_the_key(part, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build(**part)
