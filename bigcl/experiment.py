@@ -286,25 +286,34 @@ class Experiment:
 
         return rules.map_with_path(sharded, state)
 
-    def batch_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes of a global batch on the mesh."""
+    def batch_shapes(self, form: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch on the mesh; form: of those that the loader makes."""
         where = batch_sharding(self.mesh)
         rows = self.train.batch
         example = self.planned_example or {
-            k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for k, x in self.loader.spec().items() if k not in BESIDE
+            k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for k, x in self.loader.spec(form).items() if k not in BESIDE
         }
         return {k: jax.ShapeDtypeStruct((rows, *x.shape), x.dtype, sharding=where) for k, x in example.items()}
 
     def compile_step(self) -> Callable[..., Any]:
-        """The training step, compiled for these shapes; other shapes are an error, never a silent recompilation."""
-        return self.lower_step().compile()
+        """The training step, compiled for the shapes of all forms of a batch; other shapes are an error, never a silent
+        recompilation."""
+        first, *others = [self.lower_step(form).compile() for form in range(self.forms())]
+        if not others:
+            return first
+        steps = {shapes(self.batch_shapes(form)): step for form, step in enumerate([first, *others])}
+        return lambda state, batch: steps[shapes(batch)](state, batch)
 
-    def lower_step(self) -> jax.stages.Lowered:
-        """The training step for these shapes, before it is compiled."""
+    def forms(self) -> int:
+        """How many forms a batch can have."""
+        return 1 if self.planned_example else len(self.loader.forms)
+
+    def lower_step(self, form: int = 0) -> jax.stages.Lowered:
+        """The training step for batches of a form, before it is compiled."""
         shardings = jax.tree.map(lambda x: x.sharding, self.state_shapes)
         with jax.set_mesh(self.mesh):
             jitted = jax.jit(self.step(), donate_argnums=0, out_shardings=(shardings, replicated(self.mesh)))
-            return jitted.lower(self.state_shapes, self.batch_shapes())
+            return jitted.lower(self.state_shapes, self.batch_shapes(form))
 
     def step(self) -> Callable[..., Any]:
         """The training step, a function of state and global batch."""
@@ -318,8 +327,8 @@ class Experiment:
 
     def flops_per_step(self) -> float:
         """Model FLOPs of a step over all devices: matrix products of the loss and of the gradient of what is trained,
-        without recomputation."""
-        state, batch = self.state_shapes, self.batch_shapes()
+        without recomputation; of several forms of a batch, the mean."""
+        state = self.state_shapes
         trained = {k: v for k, v in state.params.items() if k in self.optimizer.trainable}
 
         def loss(trained: Arrays, params: Arrays, extra: Arrays, batch: Batch) -> Any:
@@ -329,7 +338,11 @@ class Experiment:
                     module.remat = "none"
             return task.loss(batch, example_keys(jax.random.key(0), batch))[0]
 
-        return flops.count(jax.make_jaxpr(jax.grad(loss))(trained, state.params, state.extra, batch).jaxpr)
+        def counted(form: int) -> float:
+            batch = self.batch_shapes(form)
+            return flops.count(jax.make_jaxpr(jax.grad(loss))(trained, state.params, state.extra, batch).jaxpr)
+
+        return float(np.mean([counted(form) for form in range(self.forms())]))
 
     @functools.cached_property
     def encode_global(self) -> Callable[[Arrays, Arrays, Batch], dict[str, jax.Array]]:
@@ -382,6 +395,11 @@ class Experiment:
             best_is=options.best_is,
             read_only=read_only,
         )
+
+
+def shapes(batch: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells the forms of a batch apart."""
+    return tuple(sorted((key, array.shape) for key, array in batch.items()))
 
 
 def outline(build: Callable[..., Task]) -> tuple[Task, Skeleton, Arrays]:

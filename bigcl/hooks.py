@@ -51,7 +51,8 @@ class WriteMetrics(Hook):
         self.log_to, self.meter, self.every = log, meter, experiment.train.log_every
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        row = self.meter.row(step, {k: v.item() for k, v in jax.device_get(metrics).items()})
+        scalars = {k: v for k, v in metrics.items() if v.ndim == 0}
+        row = self.meter.row(step, {k: v.item() for k, v in jax.device_get(scalars).items()})
         self.log_to.write(row)
         self.log_to.status(row)
 
@@ -106,28 +107,35 @@ class WatchRecords(Hook):
         self.step = step
 
 
-class WriteLossBySource(Hook):
-    """The mean loss since the last row for each source of a mixture whose batches are of one source each."""
+class WatchSources(Hook):
+    """How many epochs each source of a mixture has gone through, and its mean loss since the last row: over its rows,
+    or over its batches if the loss is no mean over rows and every batch is of one source. With another loss and mixed
+    batches there is none."""
 
     every = 1
 
     def __init__(self, experiment: Experiment, log: Log):
         self.experiment, self.log_to = experiment, log
-        self.losses: dict[str, list[jax.Array]] = {}
+        self.losses: list[tuple[int, jax.Array]] = []
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         source, train = self.experiment.source, self.experiment.train
-        number = source.which(self.experiment.loader.indices(step - 1)[:1])[0]
-        self.losses.setdefault(list(source.sources)[number], []).append(metrics["loss"])
+        if "loss_rows" in metrics or source.homogeneous:
+            self.losses.append((step, metrics.get("loss_rows", metrics["loss"])))
         if step % train.log_every == 0 or step == train.steps:
-            means = {f"loss_of/{k}": float(np.mean(jax.device_get(v))) for k, v in self.losses.items()}
-            self.log_to.write({"step": step, **means})
+            epochs = {f"epochs_of/{name}": epochs for name, _, _, epochs in source.expect(step, train.batch)}
+            self.log_to.write({"step": step, **epochs, **self.means(source)})
             self.losses.clear()
 
-    @staticmethod
-    def applies(source: Any) -> bool:
-        """Whether the batches of a source are of one source each."""
-        return isinstance(source, Mixture) and source.homogeneous
+    def means(self, source: Mixture) -> dict[str, float]:
+        """By source, of those that came."""
+        sums, counts = np.zeros((2, len(source.sources)))
+        for step, losses in self.losses:
+            which = source.which(self.experiment.loader.indices(step - 1))
+            np.add.at(sums, which, jax.device_get(losses))
+            np.add.at(counts, which, 1)
+        names = list(source.sources)
+        return {f"loss_of/{names[i]}": float(sums[i] / counts[i]) for i in np.flatnonzero(counts)}
 
 
 class Save(Hook):

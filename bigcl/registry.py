@@ -187,7 +187,7 @@ def build(registry: str, part: Part, **context: Any) -> Any:
         raise ConfigError(f"{registry} {part['kind']!r}: {error}") from error
 
 
-def bind(registry: str, part: Part) -> Callable[..., Any]:
+def bind(registry: str, part: Part) -> functools.partial[Any]:
     """The constructor of `part` with the part's own keys already in it: a loss with its options, waiting for its
     arrays."""
     check(registry, part, registry)

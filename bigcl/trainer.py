@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.feed import Feed
+from bigcl.data.mixture import Mixture
 from bigcl.data.quarantine import TooManyBadRecords
 from bigcl.experiment import Experiment
 from bigcl.hooks import (
@@ -26,7 +27,7 @@ from bigcl.hooks import (
     Save,
     StopWhenDiverged,
     WatchRecords,
-    WriteLossBySource,
+    WatchSources,
     WriteMetrics,
 )
 from bigcl.host import agreed
@@ -129,7 +130,7 @@ class Trainer:
             WriteMetrics(self.experiment, log, meter),
             CompilationAlarm(self.experiment, log, meter),
             WatchRecords(self.experiment, log, meter, self.workdir),
-            *([WriteLossBySource(self.experiment, log)] if WriteLossBySource.applies(self.experiment.source) else []),
+            *([WatchSources(self.experiment, log)] if isinstance(self.experiment.source, Mixture) else []),
             StopWhenDiverged(self.experiment),
             Save(self.experiment, self.checkpoints, log, meter),
             Profile(self.experiment, self.workdir / "profile", meter),

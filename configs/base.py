@@ -51,8 +51,7 @@ def image_text(arg, *, length, crop_scale, mean=(0.5,) * 3, std=(0.5,) * 3):
         if tfds
         else {"kind": "arrayrecord", "paths": name},
         "transforms": [
-            {"kind": "decode_image"},
-            resize,
+            resize,  # which decodes no more of a JPEG than it needs
             {"kind": "tokenize", "length": length},
             {"kind": "keep", "keys": ["image", "text"]},
         ],

@@ -1,8 +1,8 @@
 """How fast the input pipeline of a config is, and what holds it up: `python -m bigcl.data bench --config FILE`.
 
 First every stage alone, in one thread: reading, each transform, stacking a batch. Then the pipeline as the config runs
-it, with its workers. Where the parts take longer than the processor works for them, they wait: for the disk or the
-network.
+it, with its workers, or with each number of --workers. Where the parts take longer than the processor works for them,
+they wait: for the disk or the network.
 """
 
 import argparse
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from bigcl.data.loader import Loader, available_cores, example_rng, stack
-from bigcl.data.pipeline import config_argument, open_pipeline
+from bigcl.data.pipeline import config_argument, open_pipeline, parse_args
 from bigcl.data.sources import BadRecord, Example, Source, source_name
 from bigcl.data.transforms import Transform
 
 _TOGETHER = 16  # as the loader does it
+_ALIKE = 0.05
 
 
 def main(argv: list[str]) -> None:
@@ -31,12 +32,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--seconds", type=float, default=10.0, help="for the stages, and again for the whole (default 10)"
     )
+    parser.add_argument(
+        "--workers", type=int, nargs="+", help="tries these numbers of worker processes, not that of the config"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
-    args = parser.parse_args(argv)
+    args = parse_args(parser, argv)
     pipeline = open_pipeline(args.config)
     stages, examples = time_stages(pipeline.source, pipeline.transforms, pipeline.loader, args.seconds)
-    rate = time_loader(pipeline.loader, args.seconds)
-    numbers = summary(stages, examples, rate, pipeline.loader)
+    rates = {}
+    for workers in args.workers or [pipeline.loader.workers]:
+        pipeline.loader.workers = workers
+        rates[workers] = time_loader(pipeline.loader, args.seconds)
+    numbers = summary(stages, examples, rates, pipeline.loader)
     print(json.dumps(numbers, indent=1) if args.json else table(numbers, source_name(pipeline.source)))
 
 
@@ -115,7 +122,7 @@ def groups(loader: Loader, step: int) -> Iterator[tuple[list[int], list[np.rando
     indices = loader.indices(step).tolist()
     for start in range(0, len(indices), _TOGETHER):
         few = indices[start : start + _TOGETHER]
-        yield few, [example_rng(loader.assemble.seed, step * loader.batch + start + i) for i in range(len(few))]
+        yield few, [example_rng(loader.forms[0].seed, step * loader.batch + start + i) for i in range(len(few))]
 
 
 def time_loader(loader: Loader, seconds: float) -> float:
@@ -133,8 +140,12 @@ def time_loader(loader: Loader, seconds: float) -> float:
         batches.close()
 
 
-def summary(timed: Sequence[Stage], examples: int, rate: float, loader: Loader) -> dict[str, Any]:
-    """What was measured as plain data; rates in examples a second, times in microseconds an example."""
+def summary(timed: Sequence[Stage], examples: int, rates: Mapping[int, float], loader: Loader) -> dict[str, Any]:
+    """What was measured as plain data; rates in examples a second, times in microseconds an example.
+
+    rates: of the loader, by the number of its workers. Of these, the smallest number counts that is within 5% of the
+        fastest.
+    """
     total = sum(stage.seconds for stage in timed)
     stages = [
         {
@@ -147,11 +158,14 @@ def summary(timed: Sequence[Stage], examples: int, rate: float, loader: Loader) 
         for stage in timed
     ]
     cores = available_cores()
+    workers = min(n for n, rate in rates.items() if rate >= (1 - _ALIKE) * max(rates.values()))
+    how = {"per_second": rates[workers], "workers": workers, "prefetch": loader.prefetch, "batch": loader.batch}
     return {
         "stages": stages,
         "bottleneck": max(stages, key=lambda s: float(str(s["share"])))["stage"],
         "per_second_per_core": examples / total,
-        "loader": {"per_second": rate, "workers": loader.workers, "prefetch": loader.prefetch, "batch": loader.batch},
+        "loader": how,
+        "by_workers": dict(sorted(rates.items())),
         "cores": cores,
         "examples": examples,
     }
@@ -172,6 +186,9 @@ def table(numbers: dict[str, Any], name: str) -> str:
     how = f"{loader['workers']} worker processes" if loader["workers"] else "threads"
     rate, cores = loader["per_second"], numbers["cores"]
     lines += ["", f"the loader, {how}, on {cores} cores: {rate:,.0f} examples/s ({rate / cores:,.0f} a core)"]
+    if len(numbers["by_workers"]) > 1:
+        tried = ", ".join(f"{n}: {r:,.0f}" for n, r in numbers["by_workers"].items())
+        lines.append(f"examples/s by workers: {tried}; set data.workers = {loader['workers']}")
     lines.append(f"bottleneck: {worst['stage']}, {worst['share']:.0%} of the time{advice(worst)}")
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from bigcl.data.cache import fsync, locked
-from bigcl.data.pipeline import open_source, read_config, section
+from bigcl.data.pipeline import open_source, parse_args, section
 from bigcl.data.sources import BadRecord, Example, Source, source_identity, source_name
 from bigcl.data.sources.arrayrecord import SUFFIX, pack
 from bigcl.data.transforms.image import FORMATS
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--size", type=int, help="shorter side to which larger pictures are reduced, in pixels")
     parser.add_argument("--image", default="image", help="key of the picture (default image)")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="of a shard, above which it is an error")
-    args = parser.parse_args(argv)
-    part = args.source or section(section(read_config(args.config), "data"), "source", "data")
+    args = parse_args(parser, argv)
+    part = args.source or section(section(args.config, "data"), "source", "data")
     options = {"to": args.to, "per_shard": args.per_shard, "size": args.size, "image": args.image}
     written, bad, there = convert(
         open_source(part), args.out, part=args.shard, max_bad_fraction=args.max_bad_fraction, **options

@@ -6,7 +6,7 @@ python -m bigcl.data inspect --config configs/emoji.py --out batch.html
 import argparse
 import pathlib
 
-from bigcl.data.pipeline import Pipeline, config_argument, open_pipeline
+from bigcl.data.pipeline import Pipeline, config_argument, open_pipeline, parse_args
 from bigcl.data.sources import source_name
 from bigcl.files import replacing
 
@@ -18,8 +18,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("batch.html"), help="default batch.html")
     parser.add_argument("--step", type=int, default=0, help="which batch (default 0, the first one)")
     parser.add_argument("--rows", type=int, default=24, help="how many rows are shown (default 24)")
-    args = parser.parse_args(argv)
-    name = pathlib.Path(args.config.partition(":")[0]).stem
+    args = parse_args(parser, argv)
+    name = pathlib.Path(args.config_file.partition(":")[0]).stem
     page = inspect(open_pipeline(args.config), name, args.step, args.rows)
     with replacing(args.out) as partial:
         partial.write_text(page, encoding="utf-8")

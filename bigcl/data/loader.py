@@ -38,6 +38,7 @@ class Loader:
     workers: processes that make batches; 0 makes them in threads of this one.
     prefetch: batches that are ready ahead of time, for each worker; 0 makes them when asked (workers need at least 1).
     block, window: see `Shuffle`.
+    transforms: with several `forms`, a batch has one of them, a function of (seed, step).
     repeats: fields of the source's examples by which repeats are told; their digests come as `repeats`, uint64 [b, n].
 
     A bad record is replaced, by a function of its position: all processes and any number of workers do the same.
@@ -67,7 +68,11 @@ class Loader:
         self.workers, self.prefetch = workers, prefetch
         self.rows = process_rows(batch, process_index, process_count)
         self.order = make_order(source, seed=seed, batch=batch, shuffle=shuffle, block=block, window=window)
-        self.assemble = Assemble(source, transforms, seed, self.order, repeats)
+        forms = [getattr(t, "forms", (t,)) for t in transforms]
+        self.forms = [
+            Assemble(source, [form[i % len(form)] for form in forms], seed, self.order, repeats)
+            for i in range(max((len(form) for form in forms), default=1))
+        ]
 
     def indices(self, step: int) -> Int64[np.ndarray, " batch"]:
         """Source indices of the global batch of a step."""
@@ -76,11 +81,18 @@ class Loader:
     def host_batch(self, step: int) -> Batch:
         """This process's rows of the global batch of a step."""
         positions = step * self.batch + np.arange(self.rows.start, self.rows.stop)
-        return self.assemble(self.indices(step)[self.rows], positions)
+        return self.forms[self.form(step)](self.indices(step)[self.rows], positions)
 
-    def spec(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and types of this process's batches, from the first example."""
-        one = self.assemble(self.indices(0)[:1], np.zeros(1, np.int64))
+    def form(self, step: int) -> int:
+        """Which of the forms of its transforms a batch has, evenly by chance."""
+        if len(self.forms) == 1:
+            return 0
+        beyond = 2**64 - 1 - step  # no position, so that no example has the same random numbers
+        return int(example_rng(self.forms[0].seed, beyond).integers(len(self.forms)))
+
+    def spec(self, form: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of this process's batches of a form, from the first example."""
+        one = self.forms[form](self.indices(0)[:1], np.zeros(1, np.int64))
         rows = self.rows.stop - self.rows.start
         return {k: jax.ShapeDtypeStruct((rows, *v.shape[1:]), v.dtype) for k, v in one.items() if k != "bad"}
 

@@ -4,11 +4,14 @@ import argparse
 import json
 import pathlib
 import runpy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from absl import flags
+from ml_collections import config_flags
+
 from bigcl import registry
-from bigcl.config import plain
+from bigcl.config import overridable, plain, without_defaults
 from bigcl.data.loader import Loader
 from bigcl.data.sources import Source
 from bigcl.data.tokenizers import Tokenizer
@@ -17,7 +20,7 @@ from bigcl.registry import ConfigError
 
 
 class Pipeline(NamedTuple):
-    """What makes the batches of a run. config: the file as plain data."""
+    """What makes the batches of a run. config: plain data."""
 
     config: dict[str, Any]
     source: Source
@@ -37,14 +40,50 @@ def read_config(argument: str) -> dict[str, Any]:
     return plain(runpy.run_path(file)["get_config"](arg or None))
 
 
+def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parsed arguments, in whose `config` is the config of the file that was given, with what --config.KEY=VALUE says
+    as for `bigcl.train`; `config_file` is the file.
+
+    Raises FileNotFoundError, and ConfigError for a key that there is not.
+    """
+    args, overrides = parser.parse_known_args(argv)
+    args.config_file = args.config
+    if args.config is not None:
+        args.config = overridden(read_config(args.config), overrides)
+    elif overrides:
+        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+    return args
+
+
+def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A config with what flags like --config.data.workers=4 set; they may name what the config leaves to defaults."""
+    if not overrides:
+        return config
+    from bigcl.experiment import Experiment
+
+    resolved = plain(registry.resolve(Experiment, config))
+    values, argv = flags.FlagValues(), ["", *overrides]
+    try:
+        holder = config_flags.DEFINE_config_dict(
+            "config", overridable(resolved), flag_values=values, sys_argv=argv, lock_config=True
+        )
+        rest = values(argv)[1:]
+    except (AttributeError, KeyError) as error:  # how ml_collections says that there is no such key
+        raise ConfigError(f"config: no key {error}") from error
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]!r}; write overrides as --config.key=value")
+    return without_defaults(plain(holder.value), resolved, config)
+
+
 def open_source(part: Any) -> Source:
     """The source of a part. Raises ConfigError."""
     return registry.build("source", part)
 
 
-def open_pipeline(argument: str) -> Pipeline:
-    """Source, tokenizer, transforms and loader of a config file, for all rows of its batches."""
-    config = read_config(argument)
+def open_pipeline(config: dict[str, Any]) -> Pipeline:
+    """Source, tokenizer, transforms and loader of a config, for all rows of its batches."""
     data = section(config, "data")
     source = open_source(section(data, "source", "data"))
     part = config.get("tokenizer")
@@ -65,4 +104,8 @@ def section(config: Mapping[str, Any], key: str, where: str = "config") -> Any:
 
 def config_argument(parser: argparse.ArgumentParser) -> None:
     """The argument --config."""
-    parser.add_argument("--config", required=True, help="a config file, as for bigcl.train, or a run's config.json")
+    parser.add_argument(
+        "--config",
+        required=True,
+        help="a config file, as for bigcl.train, or a run's config.json; --config.KEY=VALUE changes it",
+    )

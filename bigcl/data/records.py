@@ -1,12 +1,16 @@
 """Files of records: which files there are, where each record lies in them, and the files that records name."""
 
 import bisect
+import concurrent.futures
 import functools
 import glob
 import hashlib
 import io
 import os
 import pathlib
+import posixpath
+import re
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,9 +18,12 @@ import numpy as np
 from jaxtyping import Int64
 from tqdm.auto import tqdm
 
+from bigcl.data import storage
 from bigcl.data.cache import prepare
 from bigcl.data.sources import BadRecord, Example, pick_fields, readable
+from bigcl.data.storage import StorageError
 
+_OPENERS = 32
 _OPEN_FILES = 128  # kept open at a time; far below the usual limit of 1024 for a process
 
 
@@ -25,13 +32,12 @@ class File(NamedTuple):
 
     path: str
     size: int
-    mtime_ns: int
+    tag: str
 
     @classmethod
     def of(cls, path: str) -> "File":
-        """The file as it is now."""
-        stat = os.stat(path)
-        return cls(path, stat.st_size, stat.st_mtime_ns)
+        """The file as it is now. Raises OSError."""
+        return cls(path, *storage.stat(path))
 
 
 def joined(paths: str | Sequence[str]) -> str:
@@ -41,18 +47,34 @@ def joined(paths: str | Sequence[str]) -> str:
 
 def find_files(paths: str | Sequence[str], pattern: str, hint: str = "") -> list[File]:
     """The files of a folder (those that match `pattern`), of a glob, or of a list of files, folders and globs; sorted
-    within each.
+    within each. URLs may have braces, `{000..123}`, and that of a folder ends with "/".
 
     hint: what makes such files. Raises FileNotFoundError, naming the entry, where there are none.
     """
     found = []
     for entry in [paths] if isinstance(paths, str) else paths:
-        path = pathlib.Path(entry).expanduser()
-        files = [str(path)] if path.is_file() else sorted(glob.glob(str(path / pattern if path.is_dir() else path)))
+        files = find_urls(entry, pattern) if storage.is_url(entry) else find_paths(entry, pattern)
         if not files:
             raise FileNotFoundError(f"{entry}: no {pattern} files here" + (f"; {hint}" if hint else ""))
         found += files
-    return [File.of(file) for file in found]
+    with concurrent.futures.ThreadPoolExecutor(_OPENERS) as pool:
+        return list(pool.map(File.of, found))
+
+
+def find_paths(entry: str, pattern: str) -> list[str]:
+    """The local files that one entry stands for."""
+    path = pathlib.Path(entry).expanduser()
+    return [str(path)] if path.is_file() else sorted(glob.glob(str(path / pattern if path.is_dir() else path)))
+
+
+def find_urls(entry: str, pattern: str) -> list[str]:
+    """The URLs that one entry stands for."""
+    found = []
+    for url in storage.braces(entry):
+        folder = url.endswith("/")
+        several = folder or re.search(r"[*\[]", url)  # "?" begins a query
+        found += sorted(storage.find(url + pattern if folder else url, storage.PATIENCE)) if several else [url]
+    return found
 
 
 def fingerprint(files: Iterable[File]) -> str:
@@ -68,13 +90,15 @@ def open_file(file: File) -> io.FileIO:
     """
     handle = io.FileIO(file.path)
     stat = os.fstat(handle.fileno())
-    if (stat.st_size, stat.st_mtime_ns) != (file.size, file.mtime_ns):
+    if (stat.st_size, str(stat.st_mtime_ns)) != (file.size, file.tag):
         raise OSError("the file has changed since it was opened; start again to read it anew")
     return handle
 
 
 def read_at(file: File, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of a file. Raises OSError."""
+    if storage.is_url(file.path):
+        return storage.read(file.path, start, stop)
     handle = open_file(file)  # held here: another thread may drop it from the cache, which closes it
     data = os.pread(handle.fileno(), stop - start, start)
     if len(data) < stop - start:
@@ -137,11 +161,13 @@ class Records:
         return file.path, start
 
     def read(self, index: int) -> bytes:
-        """The bytes of a record. Raises BadRecord."""
+        """The bytes of a record. Raises BadRecord, StorageError."""
         file, start, stop = self.locate(index)
         try:
             return read_at(file, start, stop)
-        except OSError as error:
+        except StorageError:
+            raise
+        except (OSError, EOFError) as error:
             raise self.bad(index, str(error)) from error
 
     def text(self, index: int) -> str:
@@ -161,8 +187,8 @@ class NamedFiles:
     """Contents of the files that examples name.
 
     files: key of the content -> key of the file's name, {"image": "path"}.
-    root: the folder that holds them and that names are relative to; None for the folder of the file that names them.
-        A name that leads out of it, also through a link, is an error.
+    root: the folder, or URL of one, that holds them and that names are relative to; None for the folder of the file
+        that names them. A name that leads out of it, also through a link, is an error.
     """
 
     def __init__(self, files: Mapping[str, str], root: str | None):
@@ -181,14 +207,26 @@ class NamedFiles:
 
     def read(self, name: str, beside: str) -> bytes:
         """The content of one file."""
+        if storage.is_url(self.root or beside):
+            return storage.read_whole(url_inside(self.root or posixpath.dirname(beside), name))
         root = os.path.realpath(
             os.path.expanduser(self.root) if self.root else os.path.dirname(os.path.abspath(beside))
         )
         path = os.path.realpath(os.path.join(root, name))
         if os.path.commonpath([root, path]) != root:
             raise ValueError(f"{name!r} lies outside of {root}; only `root` may say where files are")
-        with open(path, "rb") as file:
-            return file.read()
+        return storage.read_whole(path)
+
+
+def url_inside(root: str, name: str) -> str:
+    """The URL of the file `name`, relative or whole, under `root`. Raises ValueError if it would lie elsewhere."""
+    root = root.rstrip("/")
+    inside = name.removeprefix(root + "/")
+    parts = [urllib.parse.unquote(part) for part in inside.split("/")]
+    query = root.startswith("http") and {"?", "#"} & set(inside)
+    if query or storage.is_url(inside) or any(part in ("", ".", "..") or {"/", "\\"} & set(part) for part in parts):
+        raise ValueError(f"{name!r} lies outside of {root}, or nowhere; only `root` may say where files are")
+    return f"{root}/{inside}"
 
 
 class Rows:
@@ -208,6 +246,8 @@ class Rows:
         example = self.parse(index)
         try:
             return self.named.add(example, self.records.locate(index)[0].path)
+        except StorageError:
+            raise
         except (OSError, ValueError) as error:
             raise self.records.bad(index, str(error)) from error
 

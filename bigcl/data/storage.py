@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import errno
 import glob
+import io
 import itertools
 import logging
 import os
@@ -27,6 +28,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LONGEST_RANGE = 10_000_000
+_CHUNK = 4 * 2**20
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, EOFError, ValueError, TypeError, ImportError)
 _FINAL_ERRNO = {errno.EINVAL, errno.EPERM, errno.ENOSYS, errno.ENAMETOOLONG, errno.ENOTDIR}
 _PASSING_STATUS = {408, 425, 429}  # of the 4xx; the others mean that the request is wrong
@@ -88,6 +90,46 @@ def read(path: str, start: int, stop: int, patience: Patience = PATIENCE) -> byt
     return insist(once, f"{path}, bytes {start} to {stop}", patience)
 
 
+def read_whole(path: str, patience: Patience = PATIENCE) -> bytes:
+    """All bytes of a file. Errors as of `read`."""
+    if is_url(path):
+        return insist(lambda seconds: request(path, "_cat_file", seconds), path, patience)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class Spans(io.RawIOBase):
+    """A file of `size` bytes as a stream without a buffer, each read a `read` of just the span that was asked for."""
+
+    def __init__(self, path: str, size: int, patience: Patience = PATIENCE):
+        self.path, self.size, self.patience, self.position = path, size, patience, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        start, stop = self.position, min(self.position + len(buffer), self.size)
+        if start < stop:
+            buffer[: stop - start] = read(self.path, start, stop, self.patience)
+            self.position = stop
+        return max(0, stop - start)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = max(0, offset + (0, self.position, self.size)[whence])
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+
+def open_stream(path: str, size: int, patience: Patience = PATIENCE) -> io.BufferedReader:
+    """A file of `size` bytes, to be read from its beginning to its end."""
+    return io.BufferedReader(Spans(path, size, patience), _CHUNK) if is_url(path) else open(path, "rb")
+
+
 def stat(path: str, patience: Patience = PATIENCE) -> Stat:
     """Size and tag of a file. Raises FileNotFoundError, IsADirectoryError, StorageError."""
     return insist(lambda s: stat_url(path, s) if is_url(path) else stat_local(path), f"{path}, its size", patience)
@@ -103,8 +145,9 @@ def insist(once: Callable[[float], T], what: str, patience: Patience) -> T:
             return once(max(0.001, min(patience.request, left)))
         except Exception as error:
             if is_final(error):
-                if not isinstance(error, (StorageError, *_FINAL)):
-                    raise StorageError(f"{what}: {error!r}") from error
+                refused = http_status(error) not in (None, 404)  # which some file systems call a missing file
+                if refused or not isinstance(error, (StorageError, *_FINAL)):
+                    raise StorageError(f"{what}: {error.__cause__ or error!r}") from error
                 error.add_note(what)
                 raise
             delay = min(patience.longest_delay, patience.delay * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)

@@ -35,6 +35,18 @@ def infonce(
     """
     if za.shape != zb.shape:
         raise ValueError(f"infonce: row i of each side must belong together, got shapes {za.shape} and {zb.shape}")
+    return infonce_rows(za, zb, scale, direction=direction, label_smoothing=label_smoothing).mean()
+
+
+def infonce_rows(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    scale: Float[Array, ""],
+    *,
+    direction: Literal["both", "a_to_b", "b_to_a"] = "both",
+    label_smoothing: float = 0.0,
+) -> Float[Array, "b"]:
+    """The terms whose mean `infonce` is, one for each row."""
     rows, columns = streaming.log_sum_exps(za, zb, scale)
     a_to_b = b_to_a = streaming.paired_logits(za, zb, scale)  # the logit of the target
     if label_smoothing:
@@ -44,4 +56,4 @@ def infonce(
         b_to_a = (1 - label_smoothing) * b_to_a + label_smoothing * s * (b @ a.mean(0))
     terms = {"a_to_b": rows - a_to_b, "b_to_a": columns - b_to_a}
     terms["both"] = (terms["a_to_b"] + terms["b_to_a"]) / 2
-    return terms[direction].mean()
+    return terms[direction]

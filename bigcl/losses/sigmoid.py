@@ -24,3 +24,12 @@ def sigmoid(
     positive = streaming.paired_logits(za, zb, scale)
     positive = positive + bias.astype(positive.dtype)
     return (streaming.softplus_sum(za, zb, scale, bias) - positive.sum()) / len(za)
+
+
+def sigmoid_rows(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], scale: Float[Array, ""], bias: Float[Array, ""]
+) -> Float[Array, "b"]:
+    """Terms whose mean `sigmoid` is, one for each row: its own pair, and half of each negative it is in."""
+    rows, columns = streaming.softplus_sums(za, zb, scale, bias)
+    positive = streaming.paired_logits(za, zb, scale)
+    return (rows + columns) / 2 - positive - bias.astype(positive.dtype)

@@ -482,12 +482,19 @@ def log_sum_exps(
     return sums.row_lse[0], sums.column_lse[0]
 
 
+def softplus_sums(
+    za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
+) -> tuple[Float[Array, "m"], Float[Array, "n"]]:
+    """Sums of `log(1 + exp(logit))` along each row and along each column."""
+    sums = stream(lambda a, b, s: ((), (softplus(logits(a, b, *s)),)), za, zb, (scale, bias))
+    return sums.row_sum[0], sums.column_sum[0]
+
+
 def softplus_sum(
     za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
 ) -> Float[Array, ""]:
     """Sum of `log(1 + exp(logit))` over all pairs."""
-    sums = stream(lambda a, b, s: ((), (softplus(logits(a, b, *s)),)), za, zb, (scale, bias))
-    return sums.row_sum[0].sum()
+    return softplus_sums(za, zb, scale, bias)[0].sum()
 
 
 @jax.custom_jvp

@@ -1,13 +1,21 @@
 """What a contrastive loss does to its batch, for the log; from the embeddings, without a matrix of all pairs."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from bigcl.losses.infonce import infonce, infonce_rows
+from bigcl.losses.sigmoid import sigmoid, sigmoid_rows
 from bigcl.losses.similarity import at_least_float32
 from bigcl.losses.streaming import MASKED, logits, stream
 
 TIE = 1e-6
+
+ROWS: dict[Callable[..., Any], Callable[..., Float[Array, "b"]]] = {infonce: infonce_rows, sigmoid: sigmoid_rows}
+"""Losses that are means over rows, and the functions of the same arguments that give the terms [b]."""
 
 
 def pair_statistics(

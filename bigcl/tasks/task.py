@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
 Batch = dict[str, Array]
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, ""] | Float[Array, "b"]]
 
 
 class Moment(NamedTuple):
@@ -34,7 +34,10 @@ class Task(nnx.Module):
         raise NotImplementedError
 
     def objective(self, outputs: Any, batch: Batch, moment: Moment | None = None) -> tuple[Float[Array, ""], Metrics]:
-        """The loss over the global batch and named scalars for the log. moment: None means evaluation."""
+        """The loss over the global batch and named scalars for the log. `loss_rows`, the share of each row in a loss
+        that is a mean over rows, may be among them when the batch says of which `source` its rows are.
+
+        moment: None means evaluation."""
         raise NotImplementedError
 
     def loss(self, batch: Batch, rng: Key[Array, "b"] | None) -> tuple[Float[Array, ""], Metrics]:

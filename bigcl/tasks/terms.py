@@ -1,6 +1,7 @@
 """The terms of a task's loss: each a loss function, what it compares, and how much and when it counts."""
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from bigcl import registry
+from bigcl.losses.telemetry import ROWS
 from bigcl.registry import ConfigError, Part
 from bigcl.tasks.task import Batch, Moment
 
@@ -41,8 +43,9 @@ class Term:
         scales: Mapping[str, Float[Array, ""]],
         bias: Float[Array, ""] | None,
         moment: Moment | None,
-    ) -> Float[Array, ""]:
-        """The value, without its weight."""
+        by_row: bool = False,
+    ) -> Float[Array, ""] | Float[Array, "b"]:
+        """The value, without its weight; by_row: the terms of the mean that it is."""
         known = {**batch, **outputs}
         for name in (*self.of, *dict(self.arrays).values()):
             if name not in known:
@@ -56,7 +59,14 @@ class Term:
             arguments["bias"] = bias
         if "rng" in takes:
             arguments["rng"] = jax.random.key(0) if moment is None else moment.rng
-        return self.function(*(known[name] for name in self.of), **arguments)
+        function: Any = self.function
+        if by_row:
+            function = functools.partial(ROWS[function.func], **function.keywords)
+        return function(*(known[name] for name in self.of), **arguments)
+
+    def has_rows(self) -> bool:
+        """Whether it is a plain mean over rows."""
+        return getattr(self.function, "func", None) in ROWS and not {"mask", "weight"} & dict(self.arrays).keys()
 
     def share(self, moment: Moment | None, steps: int | None) -> Float[Array, ""] | float:
         """Its weight at this moment of a run of `steps`."""

@@ -147,16 +147,19 @@ class TwoTower(Task):
         for head, read in self.read_by.items():
             outputs |= {f"{head}/{name}": self.heads[head](outputs[name]) for name in read}
 
-        total = jnp.zeros(())
-        metrics = {"logit_scale" + (f"/{name}" if name else ""): scale for name, scale in scales.items()}
+        by_row = "source" in batch and all(term.has_rows() for term in self.terms)
+        total, rows = jnp.zeros(()), jnp.zeros(())
+        metrics: Metrics = {"logit_scale" + (f"/{name}" if name else ""): scale for name, scale in scales.items()}
         if bias is not None:
             metrics["bias"] = bias
         for i, term in enumerate(self.terms):
             own = moment and moment._replace(rng=jax.random.fold_in(moment.rng, i))
-            value = term(outputs, batch, scales, bias, own)
-            total = total + term.share(moment, self.steps) * value
+            share = term.share(moment, self.steps)
+            value = term(outputs, batch, scales, bias, own, by_row)
+            rows, value = rows + share * value, value.mean()
+            total = total + share * value
             metrics[f"loss/{term.name}"] = value
-        return total, metrics
+        return total, {**metrics, "loss_rows": rows} if by_row else metrics
 
     def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
         return {name: z for name, z in self.forward(batch, None).items() if name in self.inputs}

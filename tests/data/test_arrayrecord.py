@@ -5,8 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
+from bigcl.data.loader import Loader, bad_records
+from bigcl.data.sources import BadRecord
+from bigcl.data.sources.arrayrecord import ArrayRecord, pack, write_arrayrecord
 
 EXAMPLES = [
     {
@@ -62,9 +67,84 @@ def test_threads_and_pickles_read_the_same(tmp_path):
     assert read(pickle.loads(pickle.dumps(source))) == EXAMPLES
 
 
+@pytest.fixture
+def damaged(tmp_path):
+    """A file of records of 3 kB, and its bytes."""
+    write_arrayrecord([{"x": np.random.default_rng(i).bytes(3000)} for i in range(40)], tmp_path, 20)
+    return tmp_path / "00000.array_record"
+
+
+def bad(source):
+    found = {}
+    for index in range(len(source)):
+        try:
+            source[index]
+        except BadRecord as error:
+            found[index] = error
+    return found
+
+
+def test_a_damaged_record_is_a_bad_one(damaged):
+    content = bytearray(damaged.read_bytes())
+    content[10_000:10_050] = bytes(50)
+    damaged.write_bytes(content)
+    source = ArrayRecord(str(damaged.parent))
+    ((index, error),) = bad(source).items()
+    assert index == 3 and "Corrupted" in error.reason and error.shard == str(damaged) == source.place(3)[0]
+    assert (error.source, error.key) == (source.name, "3") and len(source) == 40
+    batch = Loader(source, [lambda e, _: {"n": len(e["x"])}], batch=40, seed=0).host_batch(0)
+    (record,) = bad_records(batch)
+    assert record["index"] == 3 and (batch["n"] == 3000).all() and 3 not in batch["index"]
+
+
+def test_a_file_deleted_or_cut(damaged):
+    source, content = ArrayRecord(str(damaged.parent)), damaged.read_bytes()
+    damaged.unlink()
+    found = bad(source)
+    assert list(found) == list(range(20)) and "No such file" in found[0].reason
+    damaged.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"00000\.array_record: not a whole ArrayRecord file"):
+        ArrayRecord(str(damaged.parent))
+    damaged.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"00000\.array_record: not a whole ArrayRecord file"):
+        ArrayRecord(str(damaged.parent))
+    for index in (40, -1):
+        with pytest.raises(IndexError, match=f"index {index} of 40 examples"):
+            source[index]
+
+
+@given(st.lists(st.one_of(st.binary(max_size=60), st.just(pack({"x": 1}))), min_size=1, max_size=20))
+@settings(max_examples=50, deadline=None)
+@pytest.mark.parametrize("format", ["msgpack", "tf_example"])
+def test_records_of_any_bytes_are_read_or_named_as_bad(tmp_path_factory, format, records):
+    folder = tmp_path_factory.mktemp("fuzz")
+    writer = ArrayRecordWriter(str(folder / "0.array_record"), "group_size:1")
+    for record in records:
+        writer.write(record)
+    writer.close()
+    source = ArrayRecord(str(folder), format)
+    found = bad(source)
+    assert len(source) == len(records) and all(
+        isinstance(source[i], dict) for i in range(len(source)) if i not in found
+    )
+    if format == "msgpack":
+        assert not any(records[i] == pack({"x": 1}) for i in found)
+
+
+def test_arrays_that_cannot_be_are_bad(tmp_path):
+    writer = ArrayRecordWriter(str(tmp_path / "0.array_record"), "group_size:1")
+    good = pack({"x": np.arange(3)})
+    for record in (good, good.replace(b"<i8", b"<q9"), good.replace(b"<i8", b"|O8"), good[:-1]):
+        writer.write(record)
+    writer.close()
+    assert list(bad(ArrayRecord(str(tmp_path)))) == [1, 2, 3]
+
+
 def test_nothing_there_is_an_error_that_names_the_pattern(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere/\*\.array_record: no \*\.array_record\* files here"):
         ArrayRecord("nowhere/*.array_record")
+    with pytest.raises(ValueError, match="gs://bucket/x: ArrayRecord is read from local or mounted disks"):
+        ArrayRecord("gs://bucket/x")
     with pytest.raises(FileNotFoundError, match="write_arrayrecord"):
         ArrayRecord(str(tmp_path))
 

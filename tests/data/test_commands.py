@@ -11,7 +11,8 @@ import pytest
 from bigcl.data import bench
 from bigcl.data.__main__ import main
 from bigcl.data.loader import Loader
-from bigcl.data.pipeline import open_pipeline
+from bigcl.data.pipeline import open_pipeline, overridden, read_config
+from bigcl.registry import ConfigError
 from bigcl.report.batch import Sample, array_row, render_batch
 from tests.data import formats
 from tests.data.test_convert import encoded
@@ -74,7 +75,7 @@ def test_inspect(config, tmp_path, capsys):
     pictures = [a for name, a in page.elements if name == "img"]
     assert len(pictures) == 5 and all(a["src"].startswith("data:image/") for a in pictures)
     assert not any(name == "script" or "onerror" in a for name, a in page.elements)
-    batch = open_pipeline(config).loader.host_batch(0)
+    batch = open_pipeline(read_config(config)).loader.host_batch(0)
     shown = [int(m) for m in re.findall(r"example (\d+)\n", page.text)]
     assert shown == batch["index"][:5].tolist()
     assert "16 × 24 × 3" in page.text and "Only the source has path." in page.text
@@ -105,6 +106,10 @@ def test_bench(config, capsys):
     assert numbers["loader"]["per_second"] > 0 and numbers["bottleneck"] in [s["stage"] for s in numbers["stages"]]
     main(["bench", "--config", config, "--seconds", "0.1"])
     assert "bottleneck: " in capsys.readouterr().out
+    main(["bench", "--config", config, "--seconds", "0.1", "--json", "--workers", "0", "1"])
+    numbers = json.loads(capsys.readouterr().out)
+    assert set(numbers["by_workers"]) == {"0", "1"} and all(rate > 0 for rate in numbers["by_workers"].values())
+    assert numbers["by_workers"][str(numbers["loader"]["workers"])] == numbers["loader"]["per_second"]
 
 
 class Slow(list):
@@ -122,10 +127,11 @@ def test_bench_tells_waiting_from_working():
     source = Slow([{"x": 1}] * 8)
     loader = Loader(source, [work], batch=8, seed=0)
     stages, examples = bench.time_stages(source, [work], loader, 0.2)
-    numbers = bench.summary(stages, examples, 100.0, loader)
+    numbers = bench.summary(stages, examples, {2: 100.0, 4: 104.0, 8: 90.0}, loader)
     read, working, _ = numbers["stages"]
     assert numbers["bottleneck"] == "read" and read["waiting"] > 0.5 > working["waiting"]
-    assert "most of it waiting" in bench.table(numbers, "slow")
+    table = bench.table(numbers, "slow")
+    assert "most of it waiting" in table and "by workers: 2: 100, 4: 104, 8: 90; set data.workers = 2" in table
 
 
 def test_same_random_numbers_as_the_loader():
@@ -140,6 +146,32 @@ def test_same_random_numbers_as_the_loader():
     bench.make_batch(source, [draw], loader, 3, [bench.Stage(n) for n in ("read", "draw", "stack")])
     drawn = list(seen)
     assert drawn == loader.host_batch(3)["x"].tolist()
+
+
+def test_overrides(config, capsys):
+    given = read_config(config)
+    flags = ["--config.train.batch=4", "--config.data.workers", "1", "--config.seed=7", "--config.data.block=2"]
+    found = overridden(given, flags)
+    assert found["train"] == {"steps": 3, "batch": 4} and found["seed"] == 7
+    assert found["data"] == {  # of workers and block the file says nothing
+        **given["data"],
+        "transforms": found["data"]["transforms"],
+        "workers": 1,
+        "block": 2,
+    }
+    assert open_pipeline(overridden(given, ["--config.train.batch=4"])).loader.batch == 4
+    main(["bench", "--config", config, "--seconds", "0.1", "--json", "--config.train.batch=4"])
+    assert json.loads(capsys.readouterr().out)["loader"]["batch"] == 4
+    for flag, message in (
+        ("--config.data.wrokers=1", "no key .*wrokers"),
+        ("--config.train.batch=few", "batch"),
+        ("--unknown=3", "Unknown command line flag 'unknown'"),
+        ("extra", "unexpected argument 'extra'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            overridden(given, [flag])
+    with pytest.raises(SystemExit, match="error: config: no key"):
+        main(["inspect", "--config", config, "--config.data.wrokers=1"])
 
 
 def test_errors_are_one_line(tmp_path):

@@ -6,10 +6,11 @@ import pathlib
 import pickle
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bigcl.data import records
+from bigcl.data.records import NamedFiles
 from bigcl.data.sources import BadRecord, metadata
 from bigcl.data.sources.jsonl import JSONL
 
@@ -139,6 +140,21 @@ def test_named_files_stay_inside(named):
     assert wider[1]["image"] == b"picture"
     with pytest.raises(BadRecord, match=r"data/sub/x\.png|No such file"):
         wider[0]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.sampled_from(["..", ".", "sub", "x.png", "link", "secret", "", "~", "/", "\0", "data"]), max_size=6
+    ).map("/".join)
+    | st.text(max_size=20)
+)
+def test_no_name_leads_out(named, name):
+    try:
+        content = NamedFiles({}, str(named)).read(name, str(named / "a.jsonl"))
+    except (OSError, ValueError):
+        return
+    assert content != b"secret" and content in [f.read_bytes() for f in named.rglob("*") if f.is_file()]
 
 
 def test_a_file_that_changes_is_read_anew(tmp_path):

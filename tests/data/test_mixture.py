@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,11 @@ from hypothesis import strategies as st
 
 from bigcl.data.loader import Loader
 from bigcl.data.mixture import Mixture, table
+from bigcl.experiment import Experiment
+from bigcl.log import read_rows
 from bigcl.registry import ConfigError, build
+from bigcl.train import run
+from tests.problems import MLPS
 
 SIZES = {"a": 37, "b": 100, "c": 8}
 WEIGHTS = st.lists(st.floats(0.01, 100), min_size=1, max_size=6)
@@ -129,6 +134,44 @@ def test_mixtures_of_mixtures():
     source = Mixture({"inner": inner, "c": numbers(15, 15)}, weights={"inner": 3, "c": 1})
     value = np.array([source[i]["value"] for i in source.order(seed=0, batch=8, **FULL)(np.arange(4000)).tolist()])
     assert [(value < 5).sum(), ((value >= 5) & (value < 15)).sum(), (value >= 15).sum()] == [1500, 1500, 1000]
+
+
+@pytest.mark.parametrize("kind, homogeneous", [("infonce", False), ("sigmoid", False), ("infonce", True)])
+def test_the_log_has_the_loss_of_each_source(kind, homogeneous, tmp_path):
+    spec = {"a": {"shape": [6]}, "b": {"shape": [3]}}
+    sources = {f"s{n}": {"kind": "synthetic", "size": n, "spec": spec, "seed": n} for n in (30, 10, 20)}
+    config = {
+        "train": {"steps": 6, "batch": 16, "log_every": 1 if not homogeneous else 3, "profile": 0},
+        "data": {"source": {"kind": "mixture", "sources": sources, "homogeneous": homogeneous}},
+        "task": {**MLPS, "losses": [{"kind": kind, "of": ["a", "b"]}]},
+        "optim": {"optimizer": {"kind": "sgd"}, "lr": 0.1},
+    }
+    run(config, tmp_path)
+    rows, source = read_rows(tmp_path / "metrics.jsonl"), build("source", config["data"]["source"])
+    experiment = Experiment(**Experiment.resolve(config))
+    which = [source.which(experiment.loader.indices(step)) for step in range(6)]
+    if homogeneous:
+        for row, steps in zip(rows, (which[:3], which[3:]), strict=True):
+            assert {k for k in row if k.startswith("loss_of/")} == {f"loss_of/s{(30, 10, 20)[w[0]]}" for w in steps}
+        return
+    for row, numbers in zip(rows, which, strict=True):
+        seen = np.bincount(np.concatenate(which[: row["step"]]))
+        assert [row[f"epochs_of/{name}"] for name in sources] == (seen / [30, 10, 20]).tolist()
+        means = [row[f"loss_of/{name}"] for name in sources]
+        np.testing.assert_allclose(np.average(means, weights=np.bincount(numbers)), row["loss"], rtol=1e-5)
+    state = experiment.init()
+    task = experiment.skeleton.merge(state.params, state.extra)
+    batch = {k: jnp.asarray(v) for k, v in experiment.loader.host_batch(0).items() if k in spec}
+    z = {k: np.asarray(v, np.float64) for k, v in task.encode(batch).items()}
+    logits = z["a"] @ z["b"].T * rows[0]["logit_scale"] + rows[0].get("bias", 0)
+    own = np.diag(logits)
+    if kind == "infonce":
+        terms = (np.log(np.exp(logits).sum(0)) + np.log(np.exp(logits).sum(1))) / 2 - own
+    else:
+        pairs = np.log1p(np.exp(logits)) * (1 - np.eye(16))
+        terms = np.log1p(np.exp(-own)) + (pairs.sum(0) + pairs.sum(1)) / 2
+    for number, name in enumerate(sources):
+        np.testing.assert_allclose(rows[0][f"loss_of/{name}"], terms[which[0] == number].mean(), rtol=1e-4)
 
 
 def test_a_table_says_what_a_run_takes():

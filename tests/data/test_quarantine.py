@@ -179,7 +179,7 @@ def test_a_tokenizer_is_trained_without_them(folder, tmp_path, monkeypatch):
 
 
 def test_the_bench_measures_without_them(source):
-    transforms = loader(source).assemble.transforms
+    transforms = loader(source).forms[0].transforms
     stages = [bench.Stage(name) for name in ("read", "decode", "resize", "tokenize", "stack")]
     made = bench.make_batch(source, transforms, loader(source, batch=SIZE), 0, stages)
     assert made == SIZE - len(BROKEN) - len(DELETED)
@@ -264,6 +264,7 @@ def test_a_run_goes_on_without_them(folder, tmp_path, capfd):
     assert unique != [[16, 16]] * 4 and batches[0]["repeats"].dtype == np.uint64
     assert all(sum(k.startswith("loss_of/") for k in row) in (1, 2) for row in rows)
     assert {k for row in rows for k in row if k.startswith("loss_of/")} == {"loss_of/tars", "loss_of/more"}
+    assert rows[-1]["epochs_of/more"] == 4
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 
 from bigcl.data import storage
 from bigcl.data.storage import Patience, StorageError
+from bigcl.registry import build
+from tests.data import test_formats
 from tests.data.servers import http_server, s3_server
 
 DATA = random.Random(0).randbytes(300_000)
@@ -236,6 +238,21 @@ class TestS3:
             assert storage.find_files("s3://bucket/changing/", [".tar"]) == ["s3://bucket/changing/a.tar"]
             tags.add(storage.stat("s3://bucket/changing/a.tar", QUICK))
         assert len(tags) == 2
+
+    def test_tables(self, s3, tmp_path, monkeypatch):
+        client, faults = s3
+        monkeypatch.setenv("BIGCL_DATA", str(tmp_path / "cache"))
+        (tmp_path / "data").mkdir()
+        rows = [{"code": str(i), "image": bytes([i]) * 3000, "text": f"ä {i}"} for i in range(40)]
+        for kind in ("jsonl", "parquet"):
+            local = getattr(test_formats, kind)(rows, tmp_path / "data")
+            for file in (f for f in (tmp_path / "data").rglob("*") if f.is_file()):
+                key = f"{kind}/{file.relative_to(tmp_path / 'data')}"
+                client.put_object(Bucket="bucket", Key=key, Body=file.read_bytes())
+            source = build("source", {**local, "paths": f"s3://bucket/{kind}/"})
+            faults.plan.extend(["503", "", "500"])
+            assert [source[i] for i in range(40)] == [build("source", local)[i] for i in range(40)]
+            assert not faults.plan
 
     def test_folders_and_globs(self, s3):
         assert storage.find_files("s3://bucket/shards/", [".tar"]) == [f"s3://bucket/shards/{n}.tar" for n in "ab"]

@@ -2,12 +2,15 @@
 
 import io
 import pickle
+import shutil
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from bigcl.data.loader import Loader
+from bigcl.data.sources import BadRecord
 from bigcl.data.sources.arrayrecord import ArrayRecord
 from bigcl.data.sources.tfds import TFDS
 from bigcl.data.transforms import Keep
@@ -54,6 +57,27 @@ def test_examples(folder):
         assert example["image"].shape == (4, 6, 3) and (example["image"] == example["label"]).all()
         assert example["captions"]["text"] == [f"caption {example['label']}".encode(), b"picture"]
     assert pickle.loads(pickle.dumps(source))[2]["label"] == examples[2]["label"]
+
+
+def test_a_broken_record_is_a_bad_one(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.rglob("*.array_record-*")
+    whole = TFDS("bigcl_tiny", data_dir=folder)
+    raw = [whole.records.data_source[i] for i in range(5)]
+    damaged = [raw[0], raw[1].replace(b"IDAT", b"IDOT"), b"\xff\xff", raw[3][: len(raw[3]) // 2], raw[4]]
+    writer = ArrayRecordWriter(str(file), "group_size:1")
+    for record in damaged:
+        writer.write(record)
+    writer.close()
+    source, found = TFDS("bigcl_tiny", data_dir=str(tmp_path)), {}
+    for index in range(5):
+        try:
+            assert (source[index]["image"] == whole[index]["image"]).all()
+        except BadRecord as error:
+            found[index] = error
+    assert list(found) == [1, 2, 3] and all(e.shard == str(file) and e.source == source.name for e in found.values())
+    with pytest.raises(IndexError, match="index 5 of 5"):
+        source[5]
 
 
 def test_part_of_a_split(folder):

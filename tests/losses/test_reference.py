@@ -7,6 +7,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 from bigcl.losses import infonce, l2_normalize, sigmoid, streaming
+from bigcl.losses.telemetry import ROWS
 
 
 def naive_infonce(za, zb, scale, bias, direction="both", label_smoothing=0.0):
@@ -68,6 +69,27 @@ def test_value_and_gradients_are_those_of_the_naive_loss(name, options, shape):
         got, expected = (value_and_grads(f, arguments, **options) for f in (loss, naive))
         assert got[0].dtype == jnp.float64
         jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-10, atol=1e-12), got, expected)
+
+
+@ALL
+def test_rows_are_the_terms_of_the_mean(name, options):
+    loss, naive = LOSSES[name]
+    rows = ROWS[{"infonce": infonce, "sigmoid": sigmoid}[name]]
+    rows = no_bias(rows) if name == "infonce" else rows
+    with jax.enable_x64(True):
+        za, zb, scale, bias = inputs(6, 4)
+        terms = rows(za, zb, scale, bias, **options)
+        np.testing.assert_allclose(terms.mean(), naive(za, zb, scale, bias, **options), rtol=1e-10)
+        got = value_and_grads(lambda *a, **o: rows(*a, **o).mean(), (za, zb, scale, bias), **options)
+        expected = value_and_grads(loss, (za, zb, scale, bias), **options)
+        jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=1e-10, atol=1e-12), got, expected)
+        x = np.asarray(scale * za @ zb.T + (bias if name == "sigmoid" else 0))
+        if name == "sigmoid":
+            own = np.log1p(np.exp(-np.diag(x)))
+            off = np.log1p(np.exp(x)) * (1 - np.eye(6))
+            np.testing.assert_allclose(terms, own + (off.sum(0) + off.sum(1)) / 2, rtol=1e-10)
+        elif options == {"direction": "a_to_b", "label_smoothing": 0.0}:
+            np.testing.assert_allclose(terms, np.log(np.exp(x).sum(1)) - np.diag(x), rtol=1e-10)
 
 
 @ALL

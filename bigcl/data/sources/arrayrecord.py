@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import pathlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,10 +12,12 @@ import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from bigcl.data import storage
 from bigcl.data.records import find_files, fingerprint, joined
-from bigcl.data.sources import Example
+from bigcl.data.sources import BadRecord, Example
 
 SUFFIX = ".array_record"
+_SYSTEM_ERROR = re.compile(r"\w\(\) failed: (?!No such file)")  # the disk's fault, and not the record's
 _ARRAY = 1  # code of arrays among the extensions of msgpack
 
 
@@ -28,16 +31,68 @@ class ArrayRecord:
     """
 
     def __init__(self, paths: str | Sequence[str], format: Literal["msgpack", "tf_example"] = "msgpack"):
+        if remote := [path for path in ([paths] if isinstance(paths, str) else paths) if storage.is_url(path)]:
+            raise ValueError(
+                f"{remote[0]}: ArrayRecord is read from local or mounted disks; tars and tables are also read from URLs"
+            )
         files = find_files(paths, f"*{SUFFIX}*", "bigcl.data.sources.arrayrecord.write_arrayrecord makes them")
         self.name, self.identity = f"arrayrecord {joined(paths)}", fingerprint(files)
-        self.records = ArrayRecordDataSource([file.path for file in files])
+        self.records = open_records([file.path for file in files])
+        self.format = format
         self.decode: Callable[[bytes], Example] = {"msgpack": unpack, "tf_example": parse_tf_example}[format]
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        return self.decode(self.records[index])
+        record = read_record(self.records, index, self.name)
+        try:
+            example = self.decode(record)
+            if not isinstance(example, dict):
+                raise ValueError(f"holds no example, but {type(example).__name__}")
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise bad_record(self.records, index, self.name, f"no {self.format} record: {error}") from error
+        return example
+
+    def place(self, index: int) -> tuple[str, None]:
+        """The file of an example."""
+        return shard_of(self.records, index), None
+
+
+def open_records(paths: Sequence[str]) -> ArrayRecordDataSource:
+    """The records of files. Raises ValueError, naming the file, for one that is no whole ArrayRecord file."""
+    try:
+        return ArrayRecordDataSource(paths)
+    except RuntimeError:  # which names no file
+        for path in paths:
+            try:
+                ArrayRecordDataSource([path])
+            except RuntimeError as error:
+                reason = str(error) or "it may have been cut"
+                raise ValueError(f"{path}: not a whole ArrayRecord file: {reason}") from error
+        raise
+
+
+def read_record(records: ArrayRecordDataSource, index: int, name: str) -> bytes:
+    """The bytes of a record. Raises BadRecord for one that is damaged, or whose file is gone."""
+    if not 0 <= index < len(records):
+        raise IndexError(f"{name}: index {index} of {len(records)} examples")
+    try:
+        return records[index]
+    except RuntimeError as error:
+        if _SYSTEM_ERROR.search(str(error)):
+            raise
+        raise bad_record(records, index, name, str(error) or "the file may have been cut") from error
+
+
+def bad_record(records: ArrayRecordDataSource, index: int, name: str, reason: str) -> BadRecord:
+    """The error for a record that cannot be used."""
+    return BadRecord(name, str(index), shard_of(records, index), None, reason)
+
+
+def shard_of(records: ArrayRecordDataSource, index: int) -> str:
+    """The file of a record, which the library does not tell in public."""
+    return str(records._paths[records._reader_idx_and_position(index)[0]])
 
 
 def write_arrayrecord(examples: Iterable[Example], folder: str | pathlib.Path, per_shard: int = 10_000) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 
 from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, joined
 from bigcl.data.sources import Example
+from bigcl.data.storage import open_stream
 
 
 class CSV(Rows):
@@ -65,7 +66,8 @@ class CSV(Rows):
         def lines() -> Iterator[str]:
             nonlocal offset
             # Bytes that are no UTF-8 go through unharmed: one bad row must not hide where the others are.
-            with open(file.path, encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            binary = open_stream(file.path, file.size)
+            with io.TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="") as stream:
                 for count, line in enumerate(stream):
                     offset += len(line.encode("utf-8", "surrogateescape"))
                     yield line if count else line.removeprefix("\ufeff")

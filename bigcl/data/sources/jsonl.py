@@ -8,6 +8,7 @@ from jaxtyping import Int64
 
 from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, joined
 from bigcl.data.sources import Example
+from bigcl.data.storage import open_stream
 
 _BLANK = b" \t\r\n"
 
@@ -55,7 +56,7 @@ def line_bounds(file: File) -> Int64[np.ndarray, " n"]:
 
     def bounds() -> Iterator[int]:
         offset = 0
-        with open(file.path, "rb") as stream:
+        with open_stream(file.path, file.size) as stream:
             for line in stream:
                 if line.strip(_BLANK):
                     yield offset

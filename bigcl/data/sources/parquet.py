@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -9,11 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from bigcl.data import storage
 from bigcl.data.arrow import arrow_module, check_columns, row_example, table_metadata
 from bigcl.data.records import File, NamedFiles, find_files, fingerprint, joined
 from bigcl.data.sources import BadRecord, Example
+from bigcl.data.storage import StorageError
 
 MIB = 2**20
+_FOOTERS = 128  # kept at a time
 
 
 class Parquet:
@@ -68,7 +72,9 @@ class Parquet:
         try:
             table = self.read(group, self.columns)
             return row_example(table, row, self.named, file.path)
-        except (OSError, ValueError) as error:  # pyarrow's errors are of these
+        except StorageError:
+            raise
+        except (OSError, EOFError, ValueError) as error:  # pyarrow's errors are of these
             reason = f"row {row} of row group {self.groups[group][1]}: {error}"
             raise BadRecord(self.name, str(index), file.path, None, reason) from error
 
@@ -80,7 +86,9 @@ class Parquet:
             file = self.files[number]
             if File.of(file.path) != file:
                 raise OSError("the file has changed since it was opened; start again to read it anew")
-            with arrow_module("pyarrow.parquet").ParquetFile(file.path) as parquet:
+            open_file = arrow_module("pyarrow.parquet").ParquetFile
+            remote = storage.is_url(file.path)
+            with open_file(content(file), metadata=footer(file), pre_buffer=remote) as parquet:
                 return parquet.read_row_group(inside, columns=columns, use_threads=False)
 
         return self.cache.get((group, *(columns or ())), read)
@@ -96,7 +104,9 @@ class Parquet:
             end = min(stop, int(self.firsts[group + 1]))
             try:
                 columns = table_metadata(self.read(group, tops).slice(row, end - start), names)
-            except OSError:  # the whole group is broken
+            except StorageError:
+                raise
+            except (OSError, EOFError):  # the whole group is broken
                 columns = {name: [None] * (end - start) for name in names}
             for name, values in columns.items():
                 parts[name].append(values)
@@ -113,13 +123,25 @@ def joined_columns(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
 
 def group_sizes(file: File, columns: Sequence[str]) -> list[int]:
     """Rows of each row group. Raises ValueError, naming the file, if it is broken or lacks a column."""
-    parquet, errors = arrow_module("pyarrow.parquet"), arrow_module().ArrowInvalid
     try:
-        footer = parquet.read_metadata(file.path)
-    except (OSError, errors) as error:
+        found = footer(file)
+    except StorageError:
+        raise
+    except (OSError, arrow_module().ArrowInvalid) as error:
         raise ValueError(f"{file.path}: not a whole Parquet file: {error}") from error
-    check_columns(columns, footer.schema.to_arrow_schema().names, file.path)
-    return [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
+    check_columns(columns, found.schema.to_arrow_schema().names, file.path)
+    return [found.row_group(i).num_rows for i in range(found.num_row_groups)]
+
+
+@functools.lru_cache(maxsize=_FOOTERS)
+def footer(file: File) -> Any:
+    """Where the columns of each row group lie, and their schema; over a network a request of its own."""
+    return arrow_module("pyarrow.parquet").read_metadata(content(file))
+
+
+def content(file: File) -> Any:
+    """What pyarrow is to read: a path, or spans of what lies elsewhere."""
+    return storage.Spans(file.path, file.size) if storage.is_url(file.path) else file.path
 
 
 class Cache:

@@ -3,6 +3,7 @@
 import importlib
 
 from bigcl.data.sources import Example
+from bigcl.data.sources.arrayrecord import bad_record, read_record, shard_of
 
 
 class TFDS:
@@ -42,7 +43,16 @@ class TFDS:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Example:
-        return dict(self.records[int(index)])
+        record = read_record(self.records.data_source, index, self.name)
+        try:
+            return dict(self.records.dataset_info.features.deserialize_example_np(record))
+        except Exception as error:  # whatever the decoders of all features raise for bytes that are not theirs
+            reason = f"{type(error).__name__}: {error}"
+            raise bad_record(self.records.data_source, index, self.name, reason) from error
+
+    def place(self, index: int) -> tuple[str, None]:
+        """The file of an example."""
+        return shard_of(self.records.data_source, index), None
 
     def class_names(self, key: str) -> list[str] | None:
         """What the numbers at a key ("a/b" for nested ones) stand for, if TFDS knows."""

@@ -10,6 +10,7 @@ from bigcl.data.crc32c import crc32c
 from bigcl.data.records import File, Records, find_files, joined
 from bigcl.data.sources import Example
 from bigcl.data.sources.arrayrecord import parse_tf_example
+from bigcl.data.storage import open_stream
 
 HEADER, FOOTER = 12, 4  # length (uint64) and its checksum before the data, the data's checksum after it
 _GZIP, _MASK = b"\x1f\x8b", 0xA282EAD8
@@ -46,7 +47,7 @@ def record_bounds(file: File) -> Int64[np.ndarray, " n"]:
 
     def bounds() -> Iterator[int]:
         start = 0
-        with open(file.path, "rb") as stream:
+        with open_stream(file.path, file.size) as stream:
             while start < file.size:
                 header = stream.read(HEADER)
                 if start == 0 and header.startswith(_GZIP) and masked_crc(header[:8]) != header[8:]:

@@ -3,6 +3,9 @@
 A transform is a callable `transform(example: dict, rng: np.random.Generator) -> dict`, pure in both: all randomness
 comes from `rng`, and what it gives may be the changed example itself, which belongs to it, but never a changed array of
 the source.
+
+One that changes the shape of what it makes from batch to batch has `forms`, a sequence of transforms: the examples of a
+batch go through the same one of them, and the compiled step of a run knows the shapes of all.
 """
 
 from collections.abc import Mapping, Sequence

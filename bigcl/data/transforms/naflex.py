@@ -1,7 +1,7 @@
 """Pictures as sequences of patches in their own shape (NaFlex: Tschannen et al. 2025, "SigLIP 2", 2.4; NaViT)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,10 +16,21 @@ class Naflex:
     `key` becomes the patches, uint8 [tokens, patch * patch * 3], row by row, zeros after the last. `key`_mask (bool
     [tokens]) is True at patches, `key`_grid (int32 [tokens, 2]) has each one's row and column, and `key`_shape (int32
     [2]) the rows and columns of all.
+
+    tokens: how many; or several lengths, of which each batch of training has one, evenly and by its step (SigLIP 2
+        draws from 128, 256, 576, 784, 1024): the pictures of a batch have one length, and a step is compiled for each.
+        Outside of training it is the largest.
     """
 
-    def __init__(self, patch: int = 16, tokens: int = 256, method: Filter = "bilinear", key: str = "image"):
-        self.patch, self.tokens, self.method, self.key = patch, tokens, method, key
+    def __init__(
+        self, patch: int = 16, tokens: int | Sequence[int] = 256, method: Filter = "bilinear", key: str = "image"
+    ):
+        lengths = [tokens] if isinstance(tokens, int) else list(tokens)
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"naflex.tokens: expected 1 or more, got {tokens}")
+        self.patch, self.tokens, self.method, self.key = patch, max(lengths), method, key
+        if len(lengths) > 1:
+            self.forms = [Naflex(patch, length, method, key) for length in lengths]
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         image = opened(example[self.key])
@@ -62,17 +73,3 @@ def grid_shape(height: int, width: int, patch: int, tokens: int) -> tuple[int, i
 def scaled_grid(scale: float, height: int, width: int, patch: int) -> tuple[int, int]:
     """Rows and columns of the patches that cover a scaled picture."""
     return max(1, math.ceil(height * scale / patch)), max(1, math.ceil(width * scale / patch))
-
-
-def to_bucket(batch: Mapping[str, np.ndarray], buckets: Sequence[int], key: str = "image") -> dict[str, np.ndarray]:
-    """Cuts the patches of a batch to the smallest length of `buckets` that holds every picture of it, so that a step is
-    compiled once for each bucket and not for each length.
-
-    Raises ValueError if none does.
-    """
-    longest = int(batch[f"{key}_mask"].sum(axis=1).max())
-    fitting = [length for length in buckets if length >= longest]
-    if not fitting:
-        raise ValueError(f"buckets: none of {list(buckets)} holds {longest} patches")
-    sequences = {key, f"{key}_mask", f"{key}_grid"}
-    return {name: array[:, : min(fitting)] if name in sequences else array for name, array in batch.items()}
