@@ -22,7 +22,7 @@ DATA = {
     "sentencepiece": ["sentencepiece"],
 }
 SMALL = [package for extra, packages in DATA.items() if extra != "remote" for package in packages]
-LAUNCH = ["pyyaml", "kubernetes-validate", "kubeflow-trainer-api"]  # the schemas of Kubernetes and JobSet
+LAUNCH = ["pyyaml", "kubernetes-validate", "kubeflow-trainer-api", "optuna"]  # the schemas of Kubernetes and JobSet
 TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO, *SMALL, *LAUNCH]
 
 # What proves that an export is the same model there; writing one needs no more than bigcl itself, but for ONNX.
@@ -66,6 +66,7 @@ setup(
         "demo": DEMO,
         **DATA,
         "export": EXPORT,
+        "search": ["optuna"],  # sweeps that choose their members
         "tpu-aot": ["libtpu"],  # plans for TPUs without one
         "test": TEST,
         "dev": [*TEST, "ruff", "mypy", "pre-commit"],

@@ -31,6 +31,7 @@ from bigcl.experiment import Experiment
 from bigcl.hooks import Meter, WriteMetrics
 from bigcl.log import Log
 from bigcl.mesh import batch_sharding
+from bigcl.watchdog import Watchdog
 
 
 def seconds_to_first_step(config: str, cache: str) -> float:
@@ -79,7 +80,9 @@ def main() -> None:
         dispatch.append(time.perf_counter() - start)
     with tempfile.TemporaryDirectory() as folder:
         write = WriteMetrics(
-            experiment, Log(pathlib.Path(folder), steps=args.steps * args.rounds), Meter(experiment, feed, 0)
+            experiment,
+            Log(pathlib.Path(folder), steps=args.steps * args.rounds),
+            Meter(experiment, feed, 0, Watchdog(pathlib.Path(folder), 0)),
         )
         for round in range(args.rounds):
             start = time.perf_counter()

@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSt
 from bigcl import rules
 from bigcl.host import everywhere
 from bigcl.state import Arrays, TrainState
+
+ATTEMPTS = 3
+"""Orbax tells of a failed save twice, from two of its threads, each time in the place of the next one."""
 
 
 class CheckpointError(RuntimeError):
@@ -42,10 +46,25 @@ class BestScore:
         return [c.step == best for c in checkpoints]
 
 
+class LatestSlots:
+    """Orbax policy: the latest two checkpoints at multiples of `every` stay. What else is saved, when a run is stopped,
+    must not decide how far another can go back."""
+
+    def __init__(self, every: int):
+        self.every = every
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """One answer for each checkpoint."""
+        del context
+        slots = sorted(c.step for c in checkpoints if c.step % self.every == 0)
+        return [c.step in slots[-2:] for c in checkpoints]
+
+
 class Checkpoints:
     """The folder `checkpoints/<step>/` of a run. The latest two stay, so that a damaged one has a predecessor.
 
     directory: where the checkpoints lie.
+    slots: of the multiples of this the latest two stay as well.
     keep_every: steps that are multiples of this stay too, for ever.
     best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1", by which the best one stays too;
         `best_is` says whether "highest" or "lowest" is best. Numbers come by `rate`.
@@ -56,6 +75,7 @@ class Checkpoints:
         self,
         directory: pathlib.Path,
         *,
+        slots: int | None = None,
         keep_every: int | None = None,
         best: str | None = None,
         best_is: str = "highest",
@@ -66,6 +86,7 @@ class Checkpoints:
         self.best, self.sign = best, 1.0 if best_is == "highest" else -1.0
         self.scores: dict[int, float] = {}
         policies = [LatestN(2), BestScore(self.scores), *([EveryNSteps(keep_every)] if keep_every else [])]
+        policies += [LatestSlots(slots)] if slots else []
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             read_only=read_only,
@@ -85,16 +106,52 @@ class Checkpoints:
         """The last complete step, or None."""
         return self.manager.latest_step()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts writing and returns when the arrays are copied; the state may then be overwritten.
+    def steps(self) -> list[int]:
+        """The complete ones, in order."""
+        return sorted(self.manager.all_steps())
 
-        Raises CheckpointError if this save cannot begin, or the one before it has failed.
+    def go_back(self, step: int, state: TrainState) -> TrainState:
+        """The state saved at a step, in the layout of `state`; those that came later are removed, the last one first,
+        so that a run that is killed meanwhile goes on from one that there was."""
+        restored = self.restore(state, step)
+        for later in reversed(self.steps()):
+            if later > step:
+                self.manager.delete(later)
+        return restored
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts writing and returns when the arrays are copied; the state may then be overwritten. If the save before
+        this one has failed meanwhile, what it left is removed, and that is said.
+
+        Raises CheckpointError if this save cannot begin.
         """
-        if step != self.latest():
-            arrays = rules.flatten(state)
-            sums = {k: int(v) for k, v in jax.device_get(checksums(arrays)).items()}
-            with writing():
-                self.manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata={"checksums": sums})
+        if step == self.latest():
+            return
+        arrays = rules.flatten(state)
+        sums = {k: int(v) for k, v in jax.device_get(checksums(arrays)).items()}
+        failure: CheckpointError | None = None
+        for _ in range(ATTEMPTS):
+            try:
+                with writing():
+                    self.manager.wait_until_finished()
+                    self.manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata={"checksums": sums})
+                break
+            except CheckpointError as error:
+                failure = failure or error
+                self.sweep()
+        else:
+            assert failure is not None
+            raise failure
+        if failure is not None:
+            say(f"warning: {failure}; step {step} is saved instead")
+
+    def sweep(self) -> None:
+        """Removes what saves that failed have left, which may be what fills the disk."""
+        with contextlib.suppress(CheckpointError), writing():
+            self.manager.wait_until_finished()
+        if jax.process_index() == 0:
+            for partial in self.manager.directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(partial, ignore_errors=True)
 
     def restore(self, state: TrainState, step: int | None = None) -> TrainState:
         """The saved state in the layout of `state`, whose leaves say shape, dtype and placement.
@@ -113,12 +170,12 @@ class Checkpoints:
     def restore_newest(self, state: TrainState) -> TrainState:
         """The newest checkpoint that is whole. Damaged ones are moved to the folder `damaged` beside this one, and said
         to be."""
-        for step in sorted(self.manager.all_steps(), reverse=True):
+        for step in reversed(self.steps()):
             try:
                 return self.restore(state, step)
             except DamagedCheckpoint as error:
                 aside = self.manager.directory.parent / "damaged" / str(step)
-                print(f"warning: {error}\n  It is now {aside}; the one before it is used.", file=sys.stderr, flush=True)
+                say(f"warning: {error}\n  It is now {aside}; the one before it is used.")
                 if jax.process_index() == 0:
                     aside.parent.mkdir(exist_ok=True)
                     (self.manager.directory / str(step)).rename(aside)
@@ -169,10 +226,10 @@ class Checkpoints:
 
     def available(self, step: int | None) -> int:
         """`step`, or the latest; an error that lists what there is if it is not there."""
-        steps = self.manager.all_steps()
+        steps = self.steps()
         if not steps or (step is not None and step not in steps):
             what = "checkpoint" if step is None else f"checkpoint of step {step}"
-            raise CheckpointError(f"no {what} in {self.manager.directory}; there are: {sorted(steps)}")
+            raise CheckpointError(f"no {what} in {self.manager.directory}; there are: {steps}")
         return self.manager.latest_step() if step is None else step
 
     def compare(self, wanted: Mapping[str, Any], step: int, where: str, partial: bool = False) -> None:
@@ -202,7 +259,22 @@ def writing() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise CheckpointError(f"a checkpoint could not be written ({type(error).__name__}: {error})") from error
+        reason = str(error).split(" [tensorstore_spec=")[0]
+        raise CheckpointError(f"a checkpoint could not be written ({type(error).__name__}: {reason})") from error
+
+
+def say(text: str) -> None:
+    """Prints a warning, unless that goes to a disk that is full."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def host_bytes(state: TrainState) -> int:
+    """What a save copies to this process's memory until it is on the disk: the parts of the state that this process
+    writes, once each however many devices hold them."""
+    return sum(
+        shard.data.nbytes for x in jax.tree.leaves(state) for shard in x.addressable_shards if shard.replica_id == 0
+    )
 
 
 @jax.jit

@@ -5,7 +5,6 @@ with status 1 if something is wrong.
 """
 
 import argparse
-import importlib.metadata
 import os
 import pathlib
 import platform
@@ -29,7 +28,6 @@ from bigcl.losses import infonce
 from bigcl.mesh import batch_sharding, make_mesh, replicated
 from bigcl.registry import ConfigError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 MEGABYTES = 64
 ROUNDS = 5
 
@@ -53,8 +51,7 @@ def main() -> None:
 
 def inventory() -> list[str]:
     """Processes, devices, versions; what differs between processes is told."""
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in PACKAGES)
-    mine = f"{platform.node()}: python {platform.python_version()}, {versions}"
+    mine = f"{platform.node()}: " + ", ".join(f"{name} {version}" for name, version in host.versions().items())
     every = [text.decode().partition(": ") for text in host.gathered(mine.encode())]
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     lines = [
@@ -104,11 +101,11 @@ def seconds(mesh: Mesh, collective: Callable[[Any], Any]) -> float:
     return float(np.median(times))
 
 
-def loss_check(rows: int = 8, width: int = 64) -> str:
-    """Value and gradients of the global loss, over all devices, against the dense form in float64 on
-    the host. A link that delivers wrong bytes shows here."""
-    mesh = make_mesh()
-    batch = rows * mesh.devices.size
+def loss_check(mesh: Mesh | None = None, width: int = 64) -> str:
+    """Value and gradients of the global loss, over all devices of a mesh (default: of all there are), against the dense
+    form in float64 on the host. A link that delivers wrong bytes shows here."""
+    mesh = make_mesh() if mesh is None else mesh
+    batch = mesh.devices.size * max(1, min(8, 2048 // mesh.devices.size))
     za, zb = np.random.default_rng(0).normal(size=(2, batch, width)).astype(np.float32)
     za, zb = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (za, zb))
     expected = dense(za.astype(np.float64), zb.astype(np.float64), 10.0)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import pathlib
 import platform
@@ -21,6 +22,8 @@ from bigcl.checkpoint import Checkpoints
 from bigcl.config import plain
 from bigcl.data import mixture
 from bigcl.data.loader import BESIDE, Loader
+from bigcl.data.order import batch_hash
+from bigcl.data.sources import place as place_of
 from bigcl.data.sources import source_name
 from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
 from bigcl.optim import make_optimizer
@@ -29,6 +32,9 @@ from bigcl.state import Arrays, Skeleton, TrainState, example_keys, init_state, 
 from bigcl.tasks.task import Batch, Task
 from bigcl.towers.layers import Stack
 from bigcl.watchdog import Deadlines
+
+SHOWN = 64
+"""Examples whose places all processes compare."""
 
 Encode = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -47,6 +53,8 @@ class TrainOptions:
     log_every: steps between rows of `metrics.jsonl`.
     profile: steps that are traced soon after the start, into the workdir's `profile/`.
     max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.
+    rewinds: how often the run may go back to a checkpoint from before a loss spike, and on from there with the batches
+        that come after the spike (Chowdhery et al. 2022, section 5.1). 0: never, a spike is said and no more.
     """
 
     steps: int
@@ -57,11 +65,14 @@ class TrainOptions:
     log_every: int = 10
     profile: int = 3
     max_skipped: int = 10
+    rewinds: int = 0
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch", "microbatch", "log_every", "max_skipped"):
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ConfigError(f"train.{key}: expected 1 or more, got {value}")
+        if self.rewinds < 0:
+            raise ConfigError(f"train.rewinds: expected 0 or more, got {self.rewinds}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,6 +174,7 @@ class Experiment:
         self.planned_example = None if devices is None else abstract.reads()
         self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch_size=self.train.batch, **optim)
         self.notes = [*abstract.describe(), *self.optimizer.notes]
+        self.max_scale = abstract.max_scale
         self.state_shapes = self.with_placement(
             jax.eval_shape(self.new_state), place(shapes, self.mesh, mesh.get("rules"))
         )
@@ -234,6 +246,20 @@ class Experiment:
             "bigcl": bigcl.__version__,
             **versions,
         }
+
+    def data_identity(self) -> list[Any]:
+        """What tells the data and their order from others: all processes must read the same. Copies of the files may
+        differ in age and folder; name, size, the first batch, and where its examples lie may not."""
+        first = self.loader.indices(0)
+        places = [place_of(self.source, int(i)) for i in first[:SHOWN]]
+        where = repr([(pathlib.PurePath(shard or "").name, offset) for shard, offset in places])
+        hashed = hashlib.sha256(where.encode()).hexdigest()[:16]
+        return [source_name(self.source), self.loader.size, batch_hash(first), hashed]
+
+    def mesh_identity(self) -> dict[str, Any]:
+        """The mesh and its devices, in their order."""
+        devices = [f"{d.device_kind} {d.id}" for d in self.mesh.devices.flat]
+        return {"axes": dict(self.mesh.shape), "devices": devices}
 
     def dtype(self) -> jnp.dtype:
         """What the towers compute in."""
@@ -390,6 +416,7 @@ class Experiment:
         options = self.checkpoint
         return Checkpoints(
             workdir / "checkpoints",
+            slots=options.every if self.train.rewinds else None,
             keep_every=options.keep_every,
             best=options.best,
             best_is=options.best_is,

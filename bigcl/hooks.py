@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bigcl.checkpoint import CheckpointError, Checkpoints
+from bigcl.checkpoint import CheckpointError, Checkpoints, host_bytes
 from bigcl.data.feed import Feed
 from bigcl.data.mixture import Mixture
 from bigcl.data.order import batch_hash
@@ -28,10 +28,6 @@ WARM_UP = 5
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's name of the event."""
-
-
-class Diverged(RuntimeError):
-    """Too many steps in a row had a loss or gradient that was not finite."""
 
 
 class Hook:
@@ -55,30 +51,6 @@ class WriteMetrics(Hook):
         row = self.meter.row(step, {k: v.item() for k, v in jax.device_get(scalars).items()})
         self.log_to.write(row)
         self.log_to.status(row)
-
-
-class StopWhenDiverged(Hook):
-    """Raises Diverged when too many steps in a row were skipped. It notes every step, and looks at the notes when a row
-    is due, so that no step waits for the one before it."""
-
-    every = 1
-
-    def __init__(self, experiment: Experiment):
-        self.train = experiment.train
-        self.in_a_row: list[jax.Array] = []
-
-    def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
-        self.in_a_row.append(metrics["skipped_in_a_row"])
-        if step % self.train.log_every and step < self.train.steps:
-            return
-        worst = max(x.item() for x in jax.device_get(self.in_a_row))
-        self.in_a_row.clear()
-        if worst >= self.train.max_skipped:
-            raise Diverged(
-                f"the loss or gradient of {worst} steps in a row up to step {step} was not finite. None of them was "
-                "taken, and the state is saved; lower optim.lr, set optim.clip_norm, or look at the batches, and run "
-                "the same command again."
-            )
 
 
 class WatchRecords(Hook):
@@ -139,8 +111,8 @@ class WatchSources(Hook):
 
 
 class Save(Hook):
-    """A checkpoint, written while training goes on. One that fails is no end of a good run: it is
-    said, and the next one tried at its time."""
+    """A checkpoint, written while training goes on. One that fails is no end of a good run: it is said, and the next
+    one tried at its time. The row tells how long it held up the loop, and how much memory of the host it holds."""
 
     def __init__(self, experiment: Experiment, checkpoints: Checkpoints, log: Log, meter: "Meter"):
         self.checkpoints, self.log_to, self.meter = checkpoints, log, meter
@@ -148,11 +120,14 @@ class Save(Hook):
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         with self.meter.paused(state, f"saving step {step}", self.deadline):
+            began = time.perf_counter()
             try:
                 self.checkpoints.save(step, state)
             except CheckpointError as error:
-                self.log_to.say(f"warning: {error}; training goes on, and step {step} is saved instead")
-                self.checkpoints.save(step, state)
+                self.log_to.say(f"warning: {error}; training goes on, and the next is tried at its time")
+                return
+        seconds = time.perf_counter() - began
+        self.log_to.write({"step": step, "save_seconds": seconds, "save_host_bytes": host_bytes(state)})
 
 
 class Evaluate(Hook):
@@ -243,9 +218,11 @@ class Meter:
         jax.block_until_ready(state)
         self.watchdog.doing(what, seconds)
         start, self.is_paused = time.perf_counter(), True
-        yield
-        self.is_paused = False
-        self.pause += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.is_paused = False
+            self.pause += time.perf_counter() - start
 
     def row(self, step: int, metrics: dict[str, Any]) -> dict[str, Any]:
         """The row of a step whose metrics are on the host."""
@@ -267,6 +244,7 @@ class Meter:
             "eta_seconds": per_step * (train.steps - step),
             "examples_seen": step * train.batch,
             "batch_hash": batch_hash(self.experiment.loader.indices(step - 1)),
+            **({"passed_over": self.experiment.loader.passed_over} if train.rewinds else {}),
         }
         self.mark, self.step, self.waited, self.pause = now, step, self.feed.waited, 0.0
         return row

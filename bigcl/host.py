@@ -1,10 +1,15 @@
-"""What must be settled before JAX starts: the allocator on CPU, the compilation cache."""
+"""What must be settled before a run starts: the allocator on CPU, the compilation cache, the other processes."""
 
+import hashlib
+import importlib.metadata
+import json
 import os
 import pathlib
+import platform
 import re
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 REQUEUE = 75
 """The exit status of a process that was asked to stop, has saved, and is to be started again (EX_TEMPFAIL): launchers
@@ -17,6 +22,8 @@ ALLOCATOR = {
 }
 """XLA allocates the temporaries of each CPU step anew. With 4 KiB pages a small training step spends a third of its
 time in page faults; with huge pages, none."""
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 """Else two exchanges of one program run side by side, each holding a thread that the other process waits for."""
@@ -50,19 +57,21 @@ def configure_jax() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
 
 
-def join_cluster() -> None:
+def join_cluster(seconds: float = 300.0) -> None:
     """Joins the other processes of the job, where the environment says that there are any, and sees to it that the
     devices are there.
 
+    seconds: to wait for those that are late.
+
     `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` name the others outright; under Slurm, Open MPI
     and on TPU slices JAX finds them itself. Raises ConfigError for a job that could only hang or run on the wrong
-    devices.
+    devices; JAX ends the process if not all come in time.
     """
     import jax
 
     from bigcl.registry import ConfigError
 
-    env = os.environ
+    env, patience = os.environ, max(1, int(seconds))
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
         if missing := [k for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not env.get(k, "").isdecimal()]:
             raise ConfigError(f"JAX_COORDINATOR_ADDRESS is set, so {' and '.join(missing)} must be numbers")
@@ -73,9 +82,11 @@ def join_cluster() -> None:
             )
         # Without "deactivate" JAX would still ask Slurm or Open MPI, and see one device of each machine.
         number, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
-        jax.distributed.initialize(address, number, index, cluster_detection_method="deactivate")
+        jax.distributed.initialize(
+            address, number, index, cluster_detection_method="deactivate", initialization_timeout=patience
+        )
     elif several_processes(env):
-        jax.distributed.initialize()
+        jax.distributed.initialize(initialization_timeout=patience)
     check_devices(env)
 
 
@@ -126,6 +137,32 @@ def gathered(data: bytes) -> list[bytes]:
     padded = np.frombuffer(data.ljust(int(sizes.max()), b"\0"), np.uint8)
     parts = multihost_utils.process_allgather(padded) if sizes.max() else padded.reshape(1, 0).repeat(len(sizes), 0)
     return [part[:size].tobytes() for part, size in zip(parts, sizes.tolist(), strict=True)]
+
+
+def agree(facts: Mapping[str, Any]) -> None:
+    """Stops all processes, with ConfigError, where what they take for granted is not the same; each must call.
+
+    facts: plain data by what it is called.
+    """
+    from bigcl.config import differences
+    from bigcl.registry import ConfigError
+
+    said = json.dumps([platform.node(), facts], sort_keys=True).encode()
+    digests = gathered(hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest())
+    if len(set(digests)) == 1:
+        return
+    names, every = zip(*(json.loads(part) for part in gathered(said)), strict=True)
+    lines = [
+        f"  {line} (process {i} on {name})"
+        for i, (name, other) in enumerate(zip(names, every, strict=True))
+        for line in differences(every[0], other)[:3]
+    ]
+    raise ConfigError("\n".join([f"not all processes are as process 0 on {names[0]}:", *lines[:30]]))
+
+
+def versions() -> dict[str, str]:
+    """Versions that all processes of a run must share."""
+    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}
 
 
 def agreed(value: bool) -> bool:

@@ -1,5 +1,6 @@
 """What a run says: `metrics.jsonl`, TensorBoard, and one line that a person can read."""
 
+import contextlib
 import json
 import math
 import os
@@ -7,17 +8,26 @@ import pathlib
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
-from bigcl.files import replacing
+from bigcl.files import PatientFile, replacing, write_at
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 Row = Mapping[str, Any]
+
+PATIENT = "patient"
+"""The scheme of paths that tensorboardX opens as `PatientFile`."""
 
 
 class Log:
     """Writes rows of named numbers. Only the first process writes; all may call.
+
+    Rows that cannot be written, for the disk is full, wait in memory and are tried again with each new one; that is
+    said when it begins and when it ends.
 
     start: rows of an earlier part of the run are kept up to this step, so that a resumed run has each step once.
     """
@@ -25,35 +35,54 @@ class Log:
     def __init__(self, workdir: pathlib.Path, *, steps: int, start: int = 0):
         self.writes, self.steps = jax.process_index() == 0, steps
         self.live, self.said = sys.stderr.isatty(), -math.inf
-        self.last: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []  # the last, which more numbers may join, and before it those that wait
+        self.refused = False
         if not self.writes:
             return
-        from tensorboardX import SummaryWriter
-
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_rows(path) if row["step"] <= start]
+        lines = [encoded(row) for row in kept]
         with replacing(path) as partial:
-            partial.write_bytes(b"".join(map(encoded, kept)))
-        self.file = path.open("r+b", buffering=0)
-        self.last = kept[-1] if kept else {}
-        self.end = self.file.seek(0, os.SEEK_END)  # of what stays as it is
-        if kept:
-            self.end -= len(encoded(self.last))
-        self.tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1, write_to_disk=True)
+            partial.write_bytes(b"".join(lines))
+        self.file = os.open(path, os.O_WRONLY)
+        self.rows, self.end = kept[-1:], sum(map(len, lines[:-1]))
+        self.on_disk = b"".join(lines[-1:])  # from `end`
+        self.tensorboard = tensorboard(workdir / "tensorboard", start)
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The row that was written last."""
+        return self.rows[-1] if self.rows else {}
 
     def write(self, row: Row) -> None:
         """Numbers of a `step`; those of the step that was written last join its row."""
         if not self.writes:
             return
         if row["step"] == self.last.get("step"):
-            self.last |= row
+            self.last.update(row)
         else:
-            self.end, self.last = self.file.seek(0, os.SEEK_END), dict(row)
-        self.file.seek(self.end)
-        self.file.write(encoded(self.last))
+            self.rows.append(dict(row))
+        self.flush()
         for key, value in row.items():
             if isinstance(value, int | float) and key != "step":
                 self.tensorboard.add_scalar(key if "/" in key else f"train/{key}", value, row["step"])
+
+    def flush(self) -> None:
+        """Writes the rows that are not on the disk as they are here."""
+        *done, last = [encoded(row) for row in self.rows] or [b""]
+        try:
+            write_at(self.file, self.end, b"".join([*done, last]))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                write_at(self.file, self.end, self.on_disk)  # needs no room; half a line would be none
+            if not self.refused:
+                self.say(f"warning: metrics.jsonl cannot be written ({error.strerror}); its rows wait in memory")
+            self.refused = True
+            return
+        if self.refused:
+            self.say(f"metrics.jsonl can be written again: {len(self.rows)} rows that waited are there")
+        self.refused, self.end, self.on_disk = False, self.end + sum(map(len, done)), last
+        del self.rows[:-1]
 
     def status(self, row: Row) -> None:
         """The live line of a training step: rewritten in place on a terminal, every half minute elsewhere."""
@@ -61,22 +90,54 @@ class Log:
             return
         line = describe(row, self.steps)
         if self.live:
-            print(f"\r\033[2K{line}", end="", file=sys.stderr, flush=True)
+            self.tell(f"\r\033[2K{line}", end="")
         elif time.monotonic() - self.said > 30 or row["step"] >= self.steps:
-            print(line, file=sys.stderr, flush=True)
+            self.tell(line)
             self.said = time.monotonic()
 
     def say(self, text: str = "") -> None:
         """A line that stays."""
         if self.writes:
-            print(("\r\033[2K" if self.live else "") + text, file=sys.stderr, flush=True)
+            self.tell(("\r\033[2K" if self.live else "") + text)
+
+    def tell(self, text: str, end: str = "\n") -> None:
+        """Prints, unless that goes to a disk that is full."""
+        with contextlib.suppress(OSError):
+            print(text, end=end, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends the live line and the files."""
-        if self.writes:
-            self.say()
-            self.file.close()
-            self.tensorboard.close()
+        """Ends the live line and the files. Rows that still cannot be written are printed."""
+        if not self.writes:
+            return
+        self.say()
+        self.flush()
+        if self.refused:
+            rows = b"".join(map(encoded, self.rows)).decode()
+            self.say(f"warning: metrics.jsonl lacks these rows:\n{rows}")
+        os.close(self.file)
+        self.tensorboard.close()
+
+
+def tensorboard(folder: pathlib.Path, start: int) -> "SummaryWriter":
+    """A writer of event files, of which those before hide what they have after step `start`. Its thread must not meet
+    a full disk, for then it ends, and whoever gives it numbers waits for ever."""
+    from tensorboardX import SummaryWriter
+    from tensorboardX.record_writer import register_writer_factory
+
+    register_writer_factory(PATIENT, Patience())
+    return SummaryWriter(f"{PATIENT}:{folder}", purge_step=start + 1)
+
+
+class Patience:
+    """Opens files for tensorboardX, under paths that begin with `PATIENT:`."""
+
+    def open(self, path: str) -> PatientFile:
+        """The file of a path."""
+        return PatientFile(pathlib.Path(path.partition(":")[2]))
+
+    def directory_check(self, path: str) -> None:
+        """Makes a folder."""
+        pathlib.Path(path.partition(":")[2]).mkdir(parents=True, exist_ok=True)
 
 
 def encoded(row: Row) -> bytes:

@@ -56,6 +56,7 @@ class TrainState(flax.struct.PyTreeNode):
     key: raw data of the run's random key; a step's key is this one folded with the step.
     ema: moving average of the trained parameters, or None.
     skipped, skipped_in_a_row: steps that were not taken because loss or gradient was not finite.
+    rewinds, passed_over: how often the run went back to before a loss spike, and how many batches it left out in all.
     """
 
     step: Int[Array, ""]
@@ -66,6 +67,8 @@ class TrainState(flax.struct.PyTreeNode):
     key: UInt[Array, "k"]
     skipped: Int[Array, ""]
     skipped_in_a_row: Int[Array, ""]
+    rewinds: Int[Array, ""]
+    passed_over: Int[Array, ""]
 
 
 def init_state(
@@ -83,6 +86,8 @@ def init_state(
         key=jax.random.key_data(jax.random.key(seed)),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
+        rewinds=jnp.zeros((), jnp.int32),
+        passed_over=jnp.zeros((), jnp.int32),
     )
 
 

@@ -12,6 +12,7 @@ if __name__ == "__main__":
 
 import json
 import pathlib
+import platform
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ from absl import app, flags, logging
 
 from bigcl import command, stages
 from bigcl import config as configs
+from bigcl.files import check_writable
 from bigcl.registry import ConfigError
 
 WORKDIR = flags.DEFINE_string(
@@ -33,7 +35,7 @@ def main(argv: list[str]) -> None:
     from bigcl.checkpoint import CheckpointError
     from bigcl.data.quarantine import TooManyBadRecords
     from bigcl.data.sources import BadRecord
-    from bigcl.hooks import Diverged
+    from bigcl.divergence import Diverged
     from bigcl.trainer import Interrupted
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells at length of every save
@@ -63,17 +65,42 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
 
     from bigcl.experiment import Experiment
     from bigcl.trainer import Trainer
-    from bigcl.watchdog import Watchdog
+    from bigcl.watchdog import Deadlines, Watchdog
 
     config = stages.resolved(config)
-    host.configure_jax()
-    host.join_cluster()
+    try:
+        check_writable(workdir)
+    except OSError as error:
+        raise ConfigError(f"--workdir {workdir} cannot be written: {error.strerror}; choose another") from error
     folders = {name: workdir / name for name in config.get("stages", ())}
-    for stage, folder in [(config["stages"][name], path) for name, path in folders.items()] or [(config, workdir)]:
-        stage = stages.filled(stage, folders)
-        experiment = Experiment(**stage)
+    parts = [(stages.filled(config["stages"][name], folders), path) for name, path in folders.items()]
+    parts = parts or [(config, workdir)]
+    host.configure_jax()
+    start = Deadlines(**parts[0][0]["deadlines"]).start
+    host.join_cluster(start)
+    for part, folder in parts:
         with Watchdog(folder, jax.process_index()) as watchdog:
-            complete(Trainer(experiment, folder, watchdog), stage, report)
+            watchdog.doing("agreeing with the other processes", start)
+            host.agree({"config": part, "workdir": str(folder), "versions": host.versions()})
+            experiment = Experiment(**part)
+            check(experiment)
+            complete(Trainer(experiment, folder, watchdog), part, report)
+
+
+def check(experiment: Any) -> None:
+    """Stops a run whose processes see other data or another mesh than each other, or whose devices compute the global
+    loss wrong, which neighbours that receive each other's features do unseen. Raises ConfigError."""
+    import jax
+
+    from bigcl.doctor import loss_check
+
+    host.agree({"data": experiment.data_identity(), "mesh": experiment.mesh_identity()})
+    if jax.device_count() > 1 or jax.default_backend() != "cpu":
+        found = loss_check(experiment.mesh)
+        if not host.everywhere("WRONG" not in found):
+            raise ConfigError(
+                f"process {jax.process_index()} on {platform.node()}: {found}; see python -m bigcl.doctor"
+            )
 
 
 def complete(trainer: Any, config: dict[str, Any], with_report: bool = True) -> None:

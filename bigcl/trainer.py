@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +17,22 @@ from bigcl.checkpoint import Checkpoints
 from bigcl.data.feed import Feed
 from bigcl.data.mixture import Mixture
 from bigcl.data.quarantine import TooManyBadRecords
+from bigcl.divergence import Alarms, Diverged, Spike, StopWhenDiverged, WatchLoss
 from bigcl.experiment import Experiment
 from bigcl.hooks import (
     CompilationAlarm,
-    Diverged,
     Evaluate,
     Hook,
     Meter,
     Profile,
     Save,
-    StopWhenDiverged,
     WatchRecords,
     WatchSources,
     WriteMetrics,
 )
 from bigcl.host import agreed
 from bigcl.log import Log, read_rows
-from bigcl.mesh import batch_sharding
+from bigcl.mesh import batch_sharding, replicated
 from bigcl.state import TrainState
 from bigcl.tasks.task import Batch, Metrics
 from bigcl.watchdog import Watchdog
@@ -82,12 +82,32 @@ class Trainer:
     def run(self, state: TrainState) -> TrainState:
         """Trains from `state` to the last step. Raises Interrupted after SIGINT, SIGTERM or SIGUSR1, once the state is
         saved."""
+        while True:
+            try:
+                return self.go_on(state)
+            except Spike as spike:
+                state = self.go_back(spike)
+
+    def go_back(self, spike: Spike) -> TrainState:
+        """The state from before a loss spike, with all batches since then to be left out. That is not saved: if the run
+        is killed before the next checkpoint, it meets the same spike again, and does the same."""
+        self.watchdog.doing("going back to a checkpoint", self.deadlines.start)
+        self.checkpoints = self.experiment.checkpoints(self.workdir)
+        state = self.checkpoints.go_back(spike.target, self.experiment.state_shapes)
+        add = jax.jit(lambda x, n: x + n, out_shardings=replicated(self.experiment.mesh))
+        lost = spike.step - spike.target
+        return state.replace(rewinds=add(state.rewinds, 1), passed_over=add(state.passed_over, lost))
+
+    def go_on(self, state: TrainState) -> TrainState:
+        """Trains from `state` to the last step, or to a loss spike."""
         start = int(state.step)
         log = Log(self.workdir, steps=self.steps, start=start)
-        for row in read_rows(self.workdir / "metrics.jsonl"):
+        rows = [row for row in read_rows(self.workdir / "metrics.jsonl") if row["step"] <= start]
+        for row in rows:
             self.checkpoints.rate(row["step"], row)
+        self.experiment.loader.passed_over = int(state.passed_over)
         feed = Feed(self.experiment.loader.batches(start), batch_sharding(self.experiment.mesh))
-        hooks = self.hooks(log, Meter(self.experiment, feed, start, self.watchdog))
+        hooks = self.hooks(log, Meter(self.experiment, feed, start, self.watchdog), rows)
         with contextlib.ExitStack() as stack:
             for thing in (log, self.checkpoints, feed):
                 stack.callback(thing.close)
@@ -123,7 +143,7 @@ class Trainer:
                 raise Interrupted(f"stopped after step {step} of {self.steps}, and saved", self.signal)
         return state
 
-    def hooks(self, log: Log, meter: Meter) -> list[Hook]:
+    def hooks(self, log: Log, meter: Meter, rows: list[dict[str, Any]]) -> list[Hook]:
         """What happens beside the steps, in this order: a row is written before the checkpoint that makes it final, and
         the state is safe before evaluators, which may fail, look at it."""
         return [
@@ -132,6 +152,8 @@ class Trainer:
             WatchRecords(self.experiment, log, meter, self.workdir),
             *([WatchSources(self.experiment, log)] if isinstance(self.experiment.source, Mixture) else []),
             StopWhenDiverged(self.experiment),
+            Alarms(self.experiment, log),
+            WatchLoss(self.experiment, self.checkpoints, log, rows),
             Save(self.experiment, self.checkpoints, log, meter),
             Profile(self.experiment, self.workdir / "profile", meter),
             *(Evaluate(self.experiment, self.checkpoints, log, meter, name) for name in self.experiment.evaluators),

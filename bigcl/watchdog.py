@@ -29,9 +29,9 @@ BEAT = 10.0
 class Deadlines:
     """The section `deadlines` of a config: all that a run waits for, in seconds.
 
-    start: to restore, to agree and to compile.  step: between two steps, the input and the exchange with other
-    processes included.  save: to copy the state and, after the last step or a signal, to write it.  evaluation: one
-    evaluator.
+    start: for all processes to come, to agree, to restore and to compile.  step: between two steps, the input and the
+    exchange with other processes included.  save: to copy the state and, after the last step or a signal, to write it.
+    evaluation: one evaluator.
     """
 
     start: float = 1800.0
@@ -100,12 +100,13 @@ class Watchdog:
         seconds = time.monotonic() - self.since
         lines = [f"process {self.process} on {socket.gethostname()} stands still: {self.what} for {seconds:.0f} s"]
         message = "\n".join([*lines, *self.others(), "It ends now; the same command goes on from the last checkpoint."])
-        print(f"\n{message}", file=sys.stderr, flush=True)
-        with open(self.folder.parent / f"stuck-{self.process}.txt", "w") as file:
+        with contextlib.suppress(OSError):
+            print(f"\n{message}", file=sys.stderr, flush=True)
+            faulthandler.dump_traceback(STDERR, all_threads=True)
+        with contextlib.suppress(OSError), open(self.folder.parent / f"stuck-{self.process}.txt", "w") as file:
             file.write(message + "\n\n")
             file.flush()
-            for out in (file.fileno(), STDERR):
-                faulthandler.dump_traceback(out, all_threads=True)
+            faulthandler.dump_traceback(file.fileno(), all_threads=True)
         os._exit(STUCK)
 
     def others(self) -> list[str]:

@@ -3,6 +3,9 @@
 A sweep file has `get_config(arg)` as any config, and `sweep(add)`, which calls `add({"optim.lr": 1e-3, ...})` for each
 member. Members live in WORKDIR/<overrides>. The same command again goes on with those that are not finished, failed
 ones included; --status lists them all; --only NAME runs one. What follows `--` goes to bigcl.train for every member.
+
+--search N lets Optuna choose N members on this machine. The file then has `suggest(trial)`, which returns overrides, as
+{"optim.lr": trial.suggest_float("lr", 1e-4, 1e-1, log=True)}; what is best is the config's `checkpoint.best`.
 """
 
 import argparse
@@ -62,6 +65,19 @@ class Member:
         asked = json.loads((self.workdir / "config.json").read_text())["evals"]
         return all(any(key.startswith(f"eval/{name}/") for key in last) for name in asked)
 
+    def score(self) -> float | None:
+        """The last value of the config's `checkpoint.best`, with its sign changed if the lowest is best; None if the
+        member is not finished."""
+        if not self.finished():
+            return None
+        options = json.loads((self.workdir / "config.json").read_text())["checkpoint"]
+        if options["best"] is None:
+            raise JobError("--search: the config has no checkpoint.best, so that nothing says which member is better")
+        values = [v for row in read_rows(self.workdir / "metrics.jsonl") if (v := row.get(options["best"])) is not None]
+        if not values:
+            return None
+        return float(values[-1]) * (1 if options["best_is"] == "highest" else -1)
+
 
 def read_sweep(file: str, workdir: pathlib.Path) -> list[Member]:
     """The members that `sweep(add)` of a file adds, in its order. Raises JobError for two of one name."""
@@ -109,9 +125,9 @@ def save_sweep(members: Sequence[Member], file: str, workdir: pathlib.Path) -> N
         partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def run_local(members: Sequence[Member], job: Job, parallel: int) -> None:
+def run_local(members: Sequence[Member], job: Job, parallel: int) -> bool:
     """Runs members on this machine, `parallel` at a time, each with its share of the GPUs and its output in `log.txt`.
-    After Ctrl-C the running ones save, and no other begins."""
+    After Ctrl-C the running ones save, and no other begins; False then."""
     shares = local.share_devices(parallel, 0, {**os.environ, **job.env}) if parallel > 1 else [{}]
     own = [f"--hosts={job.hosts}", f"--chips={job.chips}", f"--restarts={job.restarts}", f"--name={job.name}"]
     own += [f"--env={k}={v}" for k, v in job.env.items()]
@@ -142,6 +158,7 @@ def run_local(members: Sequence[Member], job: Job, parallel: int) -> None:
             signal.signal(s, handler)
         for _, process in running.values():
             process.kill()
+    return not stopping
 
 
 def start_local(member: Member, job: Job, own: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -150,6 +167,33 @@ def start_local(member: Member, job: Job, own: Sequence[str]) -> "subprocess.Pop
     command = [sys.executable, str(pathlib.Path(local.__file__)), *own, "--", *job.train, *member.arguments()]
     with (member.workdir / "log.txt").open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def search(file: str, job: Job, workdir: pathlib.Path, trials: int, parallel: int) -> list[Member]:
+    """Members that Optuna chooses by what came of those before, `parallel` at a time, and runs on this machine. Its
+    sampler has a seed, so that the same command meets the members that are there already, and goes on after them."""
+    try:
+        import optuna
+    except ImportError as error:
+        raise JobError('--search needs Optuna: pip install "bigcl[search]"') from error
+    suggest = runpy.run_path(file.partition(":")[0]).get("suggest")
+    if suggest is None:
+        raise JobError(f"{file}: --search expects suggest(trial), which returns overrides")
+    sampler = optuna.samplers.TPESampler(seed=0, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    members: list[Member] = []
+    while len(members) < trials:
+        asked = [study.ask() for _ in range(min(parallel, trials - len(members)))]
+        added = [dict(suggest(trial)) for trial in asked]
+        chosen = [Member(name, o, workdir / name) for name, o in zip(member_names(added), added, strict=True)]
+        save_sweep(chosen, file, workdir)
+        members += chosen
+        if not run_local([m for m in chosen if not m.finished()], job, parallel):
+            break
+        for trial, member in zip(asked, chosen, strict=True):
+            value = member.score()
+            study.tell(trial, value, state=optuna.trial.TrialState.FAIL if value is None else None)
+    return members
 
 
 def run_slurm(members: Sequence[Member], job: Job, args: argparse.Namespace) -> None:
@@ -174,6 +218,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Arguments]:
     parser.add_argument("--parallel", type=int, default=1, help="runs at a time")
     parser.add_argument("--workdir", type=pathlib.Path, help="of the sweep; default runs/<name of the file>")
     parser.add_argument("--only", help="the name of one member")
+    parser.add_argument("--search", type=int, metavar="N", help="let Optuna choose N members")
     parser.add_argument("--status", action="store_true", help="list the members and do nothing")
     slurm.add_slurm_arguments(parser)
     own, train = split(argv)
@@ -185,6 +230,11 @@ def main(argv: Sequence[str]) -> int:
     args, train = parse(argv)
     workdir = args.workdir or pathlib.Path("runs") / pathlib.Path(args.sweep.partition(":")[0]).stem
     try:
+        if args.search:
+            if args.on != "local" or args.dry_run or args.status or args.only:
+                raise JobError("--search runs on this machine, all of it: leave out --on, --only, --status, --dry-run")
+            job = make_job(args, ("--config", args.sweep, "--workdir", str(workdir), *train))
+            return summary(search(args.sweep, job, workdir, args.search, args.parallel))
         members = read_sweep(args.sweep, workdir)
         if args.only and args.only not in [m.name for m in members]:
             raise JobError(f"--only {args.only}: the members are {', '.join(m.name for m in members)}")

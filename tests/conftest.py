@@ -1,11 +1,14 @@
 """Eight emulated CPU devices, strict promotion, shapes checked at run time, compiled programs kept between runs."""
 
+import contextlib
 import os
+import resource
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jaxtyping
+import pytest
 
 from bigcl.data.cache import cache_root
 
@@ -17,3 +20,19 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 
 # Before anything imports them: shapes and dtypes in signatures are checked at every call.
 jaxtyping.install_import_hook(["bigcl.losses", "bigcl.towers"], "beartype.beartype")
+
+
+@pytest.fixture
+def no_room():
+    """A context in which no file of this process may grow beyond some bytes: to whoever writes, the disk is full."""
+
+    @contextlib.contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -1,5 +1,6 @@
 """Checkpoints: the same arrays back, the right ones kept, and nothing partial without saying so."""
 
+import contextlib
 import math
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigcl.checkpoint import CheckpointError, Checkpoints, checksums
+from bigcl.checkpoint import CheckpointError, Checkpoints, checksums, host_bytes
 from bigcl.mesh import make_mesh
 from bigcl.registry import ConfigError
 from tests.problems import MLPS, Problem, batches
@@ -195,3 +196,47 @@ def test_a_reader_disturbs_nothing(problem, tmp_path):
     assert same(reader.restore(problem.new()), problem.new())
     reader.close()
     assert unfinished.is_dir()
+
+
+def test_a_save_that_fails_is_said_and_leaves_nothing(problem, tmp_path, no_room, capsys):
+    state = advanced(problem, 1)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    checkpoints.manager.wait_until_finished()
+    with no_room(100):
+        for step in (2, 3, 4):
+            with contextlib.suppress(CheckpointError):
+                checkpoints.save(step, state)
+        checkpoints.sweep()
+        assert kept(tmp_path) == [1]
+    checkpoints.save(5, state)  # the next slot
+    checkpoints.close()
+    assert kept(tmp_path) == [1, 5] and same(Checkpoints(tmp_path).restore(state), state)
+    assert "a checkpoint could not be written" in capsys.readouterr().err
+
+
+def test_the_latest_two_slots_stay_whatever_else_is_saved(problem, tmp_path):
+    checkpoints = Checkpoints(tmp_path, slots=10)
+    for step in (10, 20, 30, 31, 32, 33):
+        checkpoints.save(step, problem.new())
+    checkpoints.close()
+    assert kept(tmp_path) == [20, 30, 32, 33]
+
+
+def test_going_back_removes_what_came_later(problem, tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep_every=1)
+    for step in (1, 2, 3):
+        checkpoints.save(step, advanced(problem, step))
+    checkpoints.manager.wait_until_finished()
+    assert same(checkpoints.go_back(1, problem.new()), advanced(problem, 1))
+    checkpoints.save(2, advanced(problem, 3))
+    checkpoints.close()
+    assert kept(tmp_path) == [1, 2] and same(Checkpoints(tmp_path).restore(problem.new(), 2), advanced(problem, 3))
+
+
+def test_a_save_holds_each_part_of_the_state_once():
+    x = np.zeros((16, 24), np.float32)
+    mesh = make_mesh(data=2, fsdp=4)
+    whole = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp")))
+    assert host_bytes({"a": whole, "b": split}) == 2 * x.nbytes

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from bigcl.config import parse_arg, plain
+from bigcl.divergence import Diverged
 from bigcl.experiment import Experiment
-from bigcl.hooks import Diverged
 from bigcl.registry import ConfigError
 from bigcl.train import run
 
@@ -90,7 +90,7 @@ import runpy
 from jax._src import xla_bridge
 from bigcl.config import plain
 from bigcl.experiment import Experiment
-from bigcl.hooks import Diverged
+from bigcl.divergence import Diverged
 config = plain(runpy.run_path("configs/siglip.py")["get_config"]())
 Experiment.resolve(config)
 for key, change in CHANGES.items():

@@ -4,37 +4,9 @@ import types
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from bigcl.evaluate import fitting
-from bigcl.hooks import CompilationAlarm, Diverged, StopWhenDiverged
-
-
-def skips(pattern, *, log_every=10, max_skipped=3):
-    """The step at which a run stops whose steps are taken (.) or skipped (x), or None."""
-    train = types.SimpleNamespace(log_every=log_every, max_skipped=max_skipped, steps=len(pattern))
-    hook, in_a_row = StopWhenDiverged(types.SimpleNamespace(train=train)), 0
-    for step, mark in enumerate(pattern, start=1):
-        in_a_row = in_a_row + 1 if mark == "x" else 0
-        try:
-            hook(step, None, {"skipped_in_a_row": jnp.asarray(in_a_row)})
-        except Diverged:
-            return step
-    return None
-
-
-@pytest.mark.parametrize(
-    "pattern, stops",
-    [
-        ("." * 30, None),
-        ("..xx.xx..." * 3, None),
-        ("..xxx....." * 3, 10),  # it recovered before anybody looked
-        (".........x" + "xx" + "." * 18, 20),  # from one row of the log to the next
-        ("..........." + "xxx", 14),  # the last step is no multiple of 10
-    ],
-)
-def test_skipped_steps_in_a_row_stop_the_run(pattern, stops):
-    assert skips(pattern) == stops
+from bigcl.hooks import CompilationAlarm
 
 
 def test_an_evaluation_takes_the_devices_there_are():

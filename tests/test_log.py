@@ -2,6 +2,7 @@
 
 import json
 import math
+import pathlib
 
 import pytest
 
@@ -76,3 +77,53 @@ def test_elsewhere_than_on_a_terminal_the_line_comes_now_and_then(tmp_path, caps
     log.close()
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert [line.split("/")[0] for line in lines] == ["step 10", "step 40"]
+
+
+def test_rows_wait_while_the_disk_is_full(tmp_path, no_room, capsys):
+    path = tmp_path / "metrics.jsonl"
+    log = Log(tmp_path, steps=100)
+    log.write({"step": 1, "loss": 1.0})
+    log.write({"step": 2, "loss": 2.0})
+    with no_room(path.stat().st_size + 10):
+        log.write({"step": 2, "eval/a/b": 0.5})
+        log.write({"step": 3, "loss": 3.0})
+        log.write({"step": 4, "loss": 4.0})
+        assert read_rows(path) == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}]  # no half line
+        assert log.last == {"step": 4, "loss": 4.0}
+    said = capsys.readouterr().err
+    assert said.count("metrics.jsonl cannot be written (File too large)") == 1
+    log.write({"step": 5, "loss": 5.0})
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4, 5]
+    assert read_rows(path)[1] == {"step": 2, "loss": 2.0, "eval/a/b": 0.5}
+    assert "can be written again: 4 rows" in capsys.readouterr().err
+
+
+def test_rows_that_can_never_be_written_are_printed(tmp_path, no_room, capsys):
+    log = Log(tmp_path, steps=100)
+    log.write({"step": 1, "loss": 1.0})
+    with no_room(30):
+        log.write({"step": 2, "loss": 2.0})
+        log.write({"step": 3, "loss": 3.0})
+        log.close()
+    printed = capsys.readouterr().err
+    assert '{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 3.0}' in printed.partition("lacks these rows")[2]
+
+
+def test_event_files_outlast_a_full_disk(tmp_path, no_room):
+    """More numbers than the queue of their thread holds; afterwards all of them are there, whole."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    log = Log(tmp_path, steps=1000)
+    (path,) = [log.tensorboard.file_writer.event_writer._ev_writer._file_name]
+    with no_room(100):
+        for step in range(50):
+            log.write({"step": step, "loss": float(step)})
+            log.tensorboard.file_writer.flush()
+    log.close()
+    content, found = pathlib.Path(path.partition(":")[2]).read_bytes(), []
+    while content:
+        length = int.from_bytes(content[:8], "little")
+        found.append(Event.FromString(content[12 : 12 + length]))
+        content = content[16 + length :]
+    assert [e.step for e in found if e.summary.value] == list(range(50))

@@ -69,6 +69,7 @@ def whole(tmp_path_factory):
 def numbers(workdir):
     """What the log says of the training itself: everything but speed."""
     volatile = ("ms_per_step", "pairs_per_second", "tflops", "mfu", "input_wait_fraction", "eta_seconds")
+    volatile += ("save_seconds", "save_host_bytes")
     return [{k: v for k, v in row.items() if k not in volatile} for row in read_rows(workdir / "metrics.jsonl")]
 
 

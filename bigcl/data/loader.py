@@ -30,9 +30,9 @@ would leave the cache of the core before it is needed next. More would hold many
 class Loader:
     """Endless shuffled batches.
 
-    Row r of the global batch of step k is position k * batch + r of the stream (see `bigcl.data.order`), and process p
-    holds the p-th of `process_count` equal blocks of rows. A batch is one element of the Grain pipeline, so that
-    neither the number of processes nor that of workers can change what is in it.
+    Row r of the global batch of step k is position (k + passed_over) * batch + r of the stream (see
+    `bigcl.data.order`), and process p holds the p-th of `process_count` equal blocks of rows. A batch is one element of
+    the Grain pipeline, so that neither the number of processes nor that of workers can change what is in it.
 
     batch: examples in the global batch.
     workers: processes that make batches; 0 makes them in threads of this one.
@@ -40,6 +40,8 @@ class Loader:
     block, window: see `Shuffle`.
     transforms: with several `forms`, a batch has one of them, a function of (seed, step).
     repeats: fields of the source's examples by which repeats are told; their digests come as `repeats`, uint64 [b, n].
+    passed_over: batches that are left out, of a run that went back to before a loss spike; may be set between two calls
+        of `batches`.
 
     A bad record is replaced, by a function of its position: all processes and any number of workers do the same.
     `index` has the example that is there, `indices` those that were meant, and `bad`, in a batch that has met bad
@@ -64,7 +66,7 @@ class Loader:
     ):
         if workers and not prefetch:
             raise ValueError("data.prefetch: worker processes need at least 1")
-        self.size, self.batch = len(source), batch
+        self.size, self.batch, self.passed_over = len(source), batch, 0
         self.workers, self.prefetch = workers, prefetch
         self.rows = process_rows(batch, process_index, process_count)
         self.order = make_order(source, seed=seed, batch=batch, shuffle=shuffle, block=block, window=window)
@@ -76,11 +78,11 @@ class Loader:
 
     def indices(self, step: int) -> Int64[np.ndarray, " batch"]:
         """Source indices of the global batch of a step."""
-        return self.order(step * self.batch + np.arange(self.batch, dtype=np.int64))
+        return self.order((step + self.passed_over) * self.batch + np.arange(self.batch, dtype=np.int64))
 
     def host_batch(self, step: int) -> Batch:
         """This process's rows of the global batch of a step."""
-        positions = step * self.batch + np.arange(self.rows.start, self.rows.stop)
+        positions = (step + self.passed_over) * self.batch + np.arange(self.rows.start, self.rows.stop)
         return self.forms[self.form(step)](self.indices(step)[self.rows], positions)
 
     def form(self, step: int) -> int:

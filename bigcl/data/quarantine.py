@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bigcl.data.sources import BadRecord
+from bigcl.files import PatientFile
 
 Record = Mapping[str, Any]
 _LEAST = 1000
@@ -18,24 +19,21 @@ class TooManyBadRecords(RuntimeError):
 
 class Quarantine:
     """`quarantine.jsonl`: a line for each bad record, with source, key, shard, offset, reason and index (null for a
-    fault of a whole shard). One process writes it."""
+    fault of a whole shard). One process writes it; while the disk is full, lines wait in memory."""
 
     def __init__(self, path: pathlib.Path):
-        self.path, self.known = path, set()
-        if path.exists():
-            whole = path.read_bytes()
-            lines = whole[: whole.rfind(b"\n") + 1]  # a run that was killed may have left half a line
-            if lines != whole:
-                path.write_bytes(lines)
-            self.known = {identity(json.loads(line)) for line in lines.splitlines()}
+        whole = path.read_bytes() if path.exists() else b""
+        lines = whole[: whole.rfind(b"\n") + 1]  # a run that was killed may have left half a line
+        self.file = PatientFile(path, end=len(lines))
+        self.known = {identity(json.loads(line)) for line in lines.splitlines()}
 
     def add(self, records: Iterable[Record]) -> int:
         """Appends those that are not listed yet; returns how many."""
         new = {i: record for record in records if (i := identity(record)) not in self.known}
-        if new:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in new.values()))
-            self.known |= new.keys()
+        for record in new.values():
+            self.file.write((json.dumps(record, ensure_ascii=False) + "\n").encode())
+        self.file.flush()
+        self.known |= new.keys()
         return len(new)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -86,7 +87,7 @@ def render_sweep(name: str, source: str, points: Sequence[Point]) -> str:
         header=[*swept, *map(title, metrics), "steps"],
         rows=[
             [
-                *(str(p.settings.get(key, "")) for key in swept),
+                *(setting(p.settings.get(key, "")) for key in swept),
                 *(form(key)(p.metrics[key]) if key in p.metrics else "" for key in metrics),
                 f"{p.step:,} of {p.steps:,}" if p.steps else "not begun",
             ]
@@ -107,6 +108,11 @@ def lower_is_better(metric: str) -> bool:
 def title(metric: str) -> str:
     """A metric's name as words."""
     return " · ".join(words(part) for part in metric.removeprefix("eval/").split("/"))
+
+
+def setting(value: Any) -> str:
+    """A swept value in a cell: what a search has drawn has more digits than anyone reads."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def form(metric: str) -> Any:
@@ -133,16 +139,28 @@ class Axis:
     def marks(self, most: int = 5) -> list[tuple[float, str]]:
         """Places and labels: the values themselves where they are few, else round numbers."""
         values = sorted(self.levels) if self.numeric else self.levels
-        if self.numeric and len(values) > most and not self.log:
-            values = ticks(float(self.low), float(self.high), most - 1)
+        if self.numeric and len(values) > most:
+            values = (
+                log_ticks(values[0], values[-1]) if self.log else ticks(float(self.low), float(self.high), most - 1)
+            )
         elif len(values) > most:
             values = [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
         return [(self(v), short(v) if self.numeric else clip(str(v), 12)) for v in values]
 
 
+def log_ticks(least: float, most: float) -> list[float]:
+    """Powers of ten within [least, most], with 2 and 5 times them where they are few."""
+    powers = range(math.floor(math.log10(least)), math.ceil(math.log10(most)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [f * 10.0**p for p in powers for f in factors if least <= f * 10.0**p <= most]
+        if len(found) <= 5:
+            break
+    return found[:: 1 + (len(found) - 1) // 5]
+
+
 def scatter(points: Sequence[Point], key: str, metric: str) -> Markup | None:
-    """A metric against a swept value: a dot for each member, a line through the medians. None for fewer than two
-    values."""
+    """A metric against a swept value: a dot for each member, and a line through the medians where several share their
+    values. None for fewer than two values."""
     known = [(p, p.settings[key], p.metrics[metric]) for p in points if key in p.settings and metric in p.metrics]
     if len({value for _, value, _ in known}) < 2:
         return None
@@ -161,9 +179,10 @@ def scatter(points: Sequence[Point], key: str, metric: str) -> Markup | None:
     for at, text in across.marks():
         marks.append(tag("text", text, x=left + 12 + at * (right - left - 24), y=bottom + 16, text_anchor="middle"))
     values = sorted(across.levels, key=across)
-    medians = [place(v, float(np.median([y for _, value, y in known if value == v]))) for v in values]
-    x, y = np.array(medians).T
-    marks.append(tag("path", d=path(x, y), class_="line middle ink"))
+    if len(known) >= 2 * len(values):
+        medians = [place(v, float(np.median([y for _, value, y in known if value == v]))) for v in values]
+        x, y = np.array(medians).T
+        marks.append(tag("path", d=path(x, y), class_="line middle ink"))
     for point, value, result in known:
         cx, cy = place(value, result)
         said = f"{point.name}: {form(metric)(result)}"
@@ -195,12 +214,13 @@ def parallel(points: Sequence[Point], swept: Sequence[str], metric: str) -> Mark
         said = f"{known[i].name}: {form(metric)(columns[-1][i])}"
         look = {"class_": "line first", "stroke_opacity": f"{0.12 + 0.88 * good:.2f}"}
         marks.append(tag("path", tag("title", said), d=path(xs, y), **look))
-    for x, axis, name in zip(xs, axes, [*(k.rsplit(".", 1)[-1] for k in swept), title(metric)], strict=True):
+    for x, axis, name in zip(xs, axes, [k.rsplit(".", 1)[-1] for k in [*swept, metric.replace("/", ".")]], strict=True):
         anchor = "end" if x == right else "start" if x == left else "middle"
         marks.append(tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"))
         marks.append(tag("text", name, x=x, y=top - 14, text_anchor=anchor, class_="name ink"))
         labels = axis.marks() if axis is not axes[-1] else [(axis(t), form(metric)(t)) for t in y_ticks(axis)]
         for at, text in labels:
-            marks.append(tag("text", text, x=x - 7, y=bottom - at * (bottom - top) + 3.5, text_anchor="end"))
+            line = bottom - at * (bottom - top) + 3.5
+            marks.append(tag("text", text, x=x - 7, y=line, text_anchor="end", class_="over"))
     label = f"Settings and {title(metric)} of every member"
-    return tag("svg", *marks, viewBox="0 0 800 280", class_="chart", role="img", aria_label=label)
+    return tag("svg", *marks, viewBox="0 0 800 280", class_="chart wide", role="img", aria_label=label)

@@ -1,5 +1,6 @@
 """The contract between a task and the trainer."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,11 @@ class Task(nnx.Module):
 
     A task says how one example is encoded (`forward`) apart from how examples are compared (`objective`), so that the
     trainer can run the first in micro-batches without changing the second, which always sees the global batch.
+
+    max_scale: the bound of the metric `logit_scale`, an inverse temperature; there is an alarm when it is reached.
     """
+
+    max_scale: float = math.inf
 
     def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> Any:
         """Per-example outputs, a pytree of arrays [B, ...]. rng: a key for each example, so that what is drawn does not
@@ -35,7 +40,9 @@ class Task(nnx.Module):
 
     def objective(self, outputs: Any, batch: Batch, moment: Moment | None = None) -> tuple[Float[Array, ""], Metrics]:
         """The loss over the global batch and named scalars for the log. `loss_rows`, the share of each row in a loss
-        that is a mean over rows, may be among them when the batch says of which `source` its rows are.
+        that is a mean over rows, may be among them when the batch says of which `source` its rows are. Those called
+        `.../accuracy` are shares of pairs that are told apart within the batch; there is an alarm when they fall to
+        chance.
 
         moment: None means evaluation."""
         raise NotImplementedError

@@ -80,9 +80,7 @@ class TwoTower(Task):
         if init_bias is None and sigmoid:
             init_bias = -math.log(max(2, batch_size) - 1)
             self.notes.append(f"task.init_bias = {init_bias:.4g}, -log(batch - 1) at batch {batch_size}")
-        if max_scale is None:
-            max_scale = math.inf if sigmoid else 100.0
-        self.max_log_scale = math.log(max_scale)
+        self.max_scale = (math.inf if sigmoid else 100.0) if max_scale is None else max_scale
         self.log_scale = log_of(init_scale)
         self.log_scales = nnx.Dict({name: log_of(start) for name, start in scales.items()})
         self.bias = nnx.Param(jnp.asarray(init_bias, jnp.float32)) if sigmoid else None
@@ -173,7 +171,7 @@ class TwoTower(Task):
 
     def after_update(self) -> None:
         for scale in (self.log_scale, *self.log_scales.values()):
-            scale[...] = jnp.minimum(scale[...], self.max_log_scale)
+            scale[...] = jnp.minimum(scale[...], math.log(self.max_scale))
         if self.teacher is not None:
             self.teacher.update(self.towers)
 

@@ -66,3 +66,9 @@ def test_loss(loss):
     for batch in (16, 48):
         values = [x["value"] for x in measured if x["batch"] == batch]
         assert values == pytest.approx([values[0]] * len(values), rel=1e-3)
+
+
+def test_save():
+    (line,) = run("save")
+    positive(line, "blocked_seconds", "written_seconds", "restored_seconds")
+    assert line["save_host_bytes"] == line["state_bytes"] > 1e5

@@ -56,6 +56,15 @@ def test_starting_at_a_step_is_continuing(start, prefetch):
     assert_same(take(make(prefetch=2), 3, start)[1:], later)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_that_are_passed_over_leave_the_order_as_it_is(workers):
+    source = Synthetic(SPEC, size=37)
+    loader, whole = make(source, [Shift(2)], workers=workers), make(source, [Shift(2)])
+    loader.passed_over = 4
+    assert_same(take(loader, 2, start=3), take(whole, 2, start=7))
+    np.testing.assert_array_equal(loader.indices(3), whole.indices(7))
+
+
 def test_worker_processes_change_nothing():
     source = Synthetic(SPEC, size=37)
     assert_same(take(make(source, [Shift(2)], workers=2), 4, start=3), take(make(source, [Shift(2)]), 4, start=3))

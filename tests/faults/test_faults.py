@@ -2,32 +2,14 @@
 
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
 
 from bigcl.host import REQUEUE
 from bigcl.watchdog import STUCK
-from tests.faults.harness import Job, finish_under_fire, history
-from tests.faults.tiny import parameters
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The run that nothing happened to."""
-    workdir = tmp_path_factory.mktemp("undisturbed") / "run"
-    job = Job(workdir)
-    assert job.wait() == [0], job.output()
-    return workdir
-
-
-def assert_same_run(one, other):
-    """The same to the last bit: state, log, and order of examples."""
-    a, b = parameters(one), parameters(other)
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        np.testing.assert_array_equal(b[key], value, err_msg=key)
-    assert history(one) == history(other)
+from tests.faults.harness import Job, assert_same_run, finish_under_fire, history
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
@@ -35,7 +17,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(undisturbed,
     rounds = struck = 0
     while struck < kills:  # the run may end before all kills are spent
         workdir = tmp_path / str(rounds)
-        struck += finish_under_fire(workdir, kills - struck, seed=rounds)
+        struck += finish_under_fire(workdir, kills=kills - struck, seed=rounds)
         assert_same_run(workdir, undisturbed)
         rounds += 1
 
@@ -44,7 +26,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_nothing_had_happened(undisturbed,
 def test_two_processes_survive_the_death_of_one(tmp_path):
     job = Job(tmp_path / "whole", processes=2)
     assert job.wait() == [0, 0], job.output()
-    assert finish_under_fire(tmp_path / "run", 2, seed=3, processes=2) > 0
+    assert finish_under_fire(tmp_path / "run", kills=2, seed=3, processes=2) > 0
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -106,6 +88,21 @@ def test_a_frozen_process_is_named_and_the_others_end(tmp_path):
     assert "process 1 on" in told
     job = Job(tmp_path / "run", processes=2)
     assert job.wait() == [0, 0], job.output()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_slow_is_waited_for(tmp_path):
+    """At a barrier: one comes some seconds after the other, within the deadline."""
+    job = Job(tmp_path / "whole", processes=2)
+    assert job.wait() == [0, 0], job.output()
+    job = Job(tmp_path / "run", processes=2)
+    for step in (30, 95):
+        assert job.until_step(step), job.output()
+        job.processes[1].send_signal(signal.SIGSTOP)
+        time.sleep(5)
+        job.processes[1].send_signal(signal.SIGCONT)
+    assert job.wait() == [0, 0], job.output()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_the_harness_would_see_a_difference(undisturbed, tmp_path):

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from bigcl.data.cache import cache_root
@@ -63,6 +64,57 @@ def test_finished_is_trained_and_evaluated(tmp_path, row, finished):
     (tmp_path / "config.json").write_text(json.dumps({"train": {"steps": 10}, "evals": {"r": {}}}))
     (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
     assert member.finished() == finished
+
+
+SUGGEST = """
+def suggest(trial):
+    return {"optim.lr": trial.suggest_float("lr", 1e-4, 1.0, log=True)}
+"""
+
+
+def write_result(member, value, steps=4):
+    """What a finished member leaves."""
+    member.workdir.mkdir(parents=True)
+    options = {"best": "eval/r/x", "best_is": "lowest"}
+    (member.workdir / "config.json").write_text(
+        json.dumps({"train": {"steps": steps}, "evals": {"r": {}}, "checkpoint": options})
+    )
+    (member.workdir / "metrics.jsonl").write_text(json.dumps({"step": steps, "eval/r/x": value}) + "\n")
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_search_learns_and_goes_on_where_it_was(tmp_path, monkeypatch, parallel):
+    """Of a bowl with its bottom at 0.01; every fifth member fails the first time."""
+    pytest.importorskip("optuna").logging.set_verbosity(30)
+    (tmp_path / "bowl.py").write_text(SUGGEST)
+    ran = []
+
+    def train(members, job, parallel):
+        for member in members:
+            ran.append(member.name)
+            if len(ran) % 5:
+                write_result(member, abs(np.log10(member.overrides["optim.lr"] / 0.01)))
+        return True
+
+    monkeypatch.setattr(sweep, "run_local", train)
+    root = tmp_path / "sweep"
+    command = [str(tmp_path / "bowl.py"), "--workdir", str(root), f"--parallel={parallel}"]
+    assert sweep.main([*command, "--search=40"]) == 1
+    first, scores = list(ran), [sweep.Member("", {}, root / name).score() for name in ran]
+    assert len(set(first)) == 40 and [i for i, s in enumerate(scores) if s is None] == list(range(4, 40, 5))
+    found = [-s for s in scores if s is not None]
+    assert np.median(found[-10:]) < np.median(found[:10])  # the first ten are drawn at random
+    ran.clear()
+    assert sweep.main([*command, "--search=4"]) == 0 and not ran
+    sweep.main([*command, "--search=6"])
+    assert ran == [first[4]]
+    assert set(json.loads((root / "sweep.json").read_text())["members"]) >= set(first)
+
+
+def test_a_search_of_a_file_that_suggests_nothing(tmp_path):
+    pytest.importorskip("optuna")
+    with pytest.raises(SystemExit, match="expects suggest"):
+        sweep.main([write(tmp_path, "(1,)"), "--workdir", str(tmp_path / "w"), "--search=2"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from bigcl.report import build_sweep
-from bigcl.report.sweep import Axis, Point, render_sweep
+from bigcl.report.sweep import Axis, Point, log_ticks, render_sweep
 
 
 def write_member(folder, name, loss, recall, step=10):
@@ -45,6 +45,9 @@ def test_axes():
     log, even, names = Axis([1e-4, 1e-3, 1e-2]), Axis([0, 1, 4]), Axis(["b", "a", "c"])
     assert log(1e-3) == pytest.approx(0.5) and even(1) == 0.25 and names("a") == 0.5 and Axis([3, 3])(3) == 0.5
     assert [label for _, label in log.marks()] == ["1e-04", "0.001", "0.01"]
+    drawn = Axis([10**x for x in (-3.9, -3.1, -2.5, -2.2, -1.7, -1.1)])
+    assert [label for _, label in drawn.marks()] == ["3e-04", "0.001", "0.003", "0.01", "0.03"]
+    assert log_ticks(1.0, 9.0) == [1, 2, 5] and log_ticks(1e-8, 1.0) == pytest.approx([1e-8, 1e-6, 1e-4, 1e-2, 1])
 
 
 def test_what_is_no_sweep(tmp_path):

@@ -1,0 +1,59 @@
+"""Processes that do not belong together, and devices that compute the wrong thing."""
+
+import pytest
+
+from bigcl import doctor, train
+from bigcl.host import REQUEUE, agree
+from bigcl.registry import ConfigError
+from tests.faults.harness import PATIENCE, Job
+
+OTHER = """
+import os
+from bigcl.data.sources.arrays import Synthetic
+from tests.faults import tiny
+
+def get_config(arg=None):
+    c = tiny.get_config()
+    if os.environ["JAX_PROCESS_ID"] == "1":
+        {change}
+    return c
+"""
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ("c.optim.lr = 0.5", "  config.optim.lr: 0.001 -> 0.5 (process 1 on "),
+        ("Synthetic.__len__ = lambda self: 95", "  data: ['synthetic', 96, "),
+    ],
+)
+def test_processes_that_disagree_stop_and_say_in_what(tmp_path, change, told):
+    (tmp_path / "config.py").write_text(OTHER.format(change=change))
+    job = Job(tmp_path / "run", "--config", str(tmp_path / "config.py"), processes=2)
+    assert job.wait() == [1, 1]
+    assert job.output().count("error: not all processes are as process 0 on ") == 2, job.output()
+    assert job.output().count(told) == 2 and "Traceback" not in job.output()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_does_not_come_ends_the_others(tmp_path):
+    job = Job(tmp_path / "run", "--config.deadlines.start=20", processes=2)
+    job.kill(1)
+    assert job.processes[0].wait(PATIENCE) not in (0, REQUEUE)
+    assert "DEADLINE_EXCEEDED" in job.output(), job.output()
+
+
+def test_one_process_agrees_with_itself():
+    agree({"config": {"a": 1}})
+
+
+def test_devices_that_compute_a_wrong_loss_stop_the_run(monkeypatch):
+    class Fine:
+        mesh = doctor.make_mesh()
+        data_identity = mesh_identity = staticmethod(dict)
+
+    train.check(Fine())
+    monkeypatch.setattr(doctor, "infonce", lambda a, b, scale: (a * b).sum())
+    with pytest.raises(ConfigError, match=r"process 0 on .* over 8 device\(s\) WRONG"):
+        train.check(Fine())
