@@ -22,8 +22,9 @@ DATA = {
     "sentencepiece": ["sentencepiece"],
 }
 SMALL = [package for extra, packages in DATA.items() if extra != "remote" for package in packages]
+QUANTIZED = ["qwix"]  # products in eight bits, see bigcl/towers/matmul.py
 LAUNCH = ["pyyaml", "kubernetes-validate", "kubeflow-trainer-api", "optuna"]  # the schemas of Kubernetes and JobSet
-TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO, *SMALL, *LAUNCH]
+TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO, *SMALL, *LAUNCH, *QUANTIZED]
 
 # What proves that an export is the same model there; writing one needs no more than bigcl itself, but for ONNX.
 EXPORT = ["torch", "torchvision", "transformers>=5", "open_clip_torch>=3.3", "timm>=1.0.20"]
@@ -65,6 +66,7 @@ setup(
         "evals": ["scikit-learn"],  # clusters, average precision
         "demo": DEMO,
         **DATA,
+        "quantized": QUANTIZED,
         "export": EXPORT,
         "search": ["optuna"],  # sweeps that choose their members
         "tpu-aot": ["libtpu"],  # plans for TPUs without one

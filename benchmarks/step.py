@@ -2,11 +2,11 @@ r"""A training step of CLIP against open_clip in PyTorch: forward, backward, Ada
 
     python -m benchmarks.step --model B/32 --batch 32
 
-bigcl's side is the recipe configs/clip.py as the trainer runs it, on synthetic data and without rematerialisation,
-which open_clip does not do by default either. open_clip's is its training loop's step: the same sizes, its own loss,
-parameter groups and clamp, autocast for bfloat16. The peers are measured alternately, a few steps each; JSON lines go
-to standard output: one for each peer, then the ratio. Needs open_clip_torch for the comparison, and without it measures
-bigcl alone.
+bigcl's side is the recipe configs/clip.py as the trainer runs it, on synthetic data and with the towers' own policy of
+what is kept for the gradient, not the recipe's, which saves memory above all. open_clip's is its training loop's step:
+the same sizes, its own loss, parameter groups and clamp, autocast for bfloat16. The peers are measured alternately, a
+few steps each; JSON lines go to standard output: one for each peer, then the ratio. Needs open_clip_torch for the
+comparison, and without it measures bigcl alone.
 """
 
 from bigcl import host
@@ -35,7 +35,8 @@ def recipe(args: Any) -> dict[str, Any]:
         config = base.smoke(config)
     image, text = config.task.towers.image, config.task.towers.text
     for tower in (image, text):
-        tower.update(remat="none", activation=args.activation)
+        del tower.remat
+        tower.activation = args.activation
     pixels, words = [image.image_size, image.image_size, 3], [text.length]
     spec = {
         "image": {"shape": pixels, "dtype": "uint8"},

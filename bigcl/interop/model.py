@@ -227,7 +227,7 @@ def expect(part: Part, where: str, target: str, **allowed: Collection[Any]) -> N
 
     An option that is not named here must have its default; those that change no output may have any value.
     """
-    inert = {"kind", "variant", "dropout", "patch_dropout", "remat", "scan", "mean", "std", "norm_eps"}
+    inert = {"kind", "variant", "dropout", "patch_dropout", "remat", "scan", "matmul", "mean", "std", "norm_eps"}
     inert |= {"width", "depth", "heads", "mlp_width", "patch", "image_size", "vocab", "length", "embed_dim"}
     defaults = registry.signature(registry.constructor("tower", part["kind"]))
     for key, value in part.items():

@@ -442,9 +442,10 @@ def logits(
     """`scale * za @ zb.T + bias` in float32 or better.
 
     float32 embeddings: products as exact as float32 is, forward and backward; a TPU makes six passes for each.
-    Half-precision embeddings: one pass. Logits are sums of exact products in float32. For the gradient, the derivative
-    by each logit, computed in float32, is rounded once to the dtype of the embeddings, as attention kernels do, and
-    the product summed in float32: the error is about that of rounding the gradient to that dtype, which follows.
+    bfloat16 embeddings: one pass. Logits are sums of exact products in float32. For the gradient, the derivative by
+    each logit, computed in float32, is rounded once to bfloat16, as attention kernels do, and the product summed in
+    float32: the error is about that of rounding the gradient to bfloat16, which follows. float16 embeddings: the same
+    forward, but the derivatives stay float32, since float16 holds nothing below 6e-8 or above 65,504.
     """
     x = dots(za, zb)
     x = x * scale.astype(x.dtype)
@@ -464,11 +465,12 @@ def product(equation: str, x: Array, y: Array) -> Array:
 
 
 def _dots_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    za, zb = residuals
+    dtype = residuals[0].dtype
+    za, zb = (at_least_float32(z) if dtype == jnp.float16 else z for z in residuals)
     # Without the barrier XLA computes the derivatives, exponentials and all, once for each of the two products.
     gradient = jax.lax.optimization_barrier(gradient.astype(za.dtype))
     d_za, d_zb = product("mn,nd->md", gradient, zb), product("mn,md->nd", gradient, za)
-    return d_za.astype(za.dtype), d_zb.astype(zb.dtype)
+    return d_za.astype(dtype), d_zb.astype(dtype)
 
 
 dots.defvjp(lambda za, zb: (dots(za, zb), (za, zb)), _dots_backward)

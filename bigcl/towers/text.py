@@ -36,6 +36,7 @@ class TextTransformer(nnx.Module):
         "mean" or "map".
     pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
     post_norm: norms stand after each residual sum, and the tower's own before the first block (BERT).
+    matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
     embed_dim, projection_bias: a final linear layer; CLIP's has no bias, SigLIP's has one.
     """
 
@@ -61,8 +62,9 @@ class TextTransformer(nnx.Module):
         dropout: float = 0.0,
         embed_dim: int | None = None,
         projection_bias: bool = False,
-        remat: str = "none",
+        remat: str = layers.REMAT,
         scan: bool = True,
+        matmul: layers.Matmul = "plain",
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -82,7 +84,8 @@ class TextTransformer(nnx.Module):
         )
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
-            post_norm=post_norm, norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan, rngs=rngs,
+            post_norm=post_norm, norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan,
+            matmul=matmul, rngs=rngs,
         )  # fmt: skip
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)

@@ -40,6 +40,7 @@ class ViT(nnx.Module):
     embed_dim: width of a final linear projection (without bias, as in CLIP), None for none (as in SigLIP).
     trim: leave out the last rows and columns of images whose size is no multiple of the patch (SigLIP's So400m/14 at
         384 pixels), instead of raising ValueError.
+    matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
     mean, std: what uint8 pixels are normalised with, after scaling to [0, 1], on the device.
     """
 
@@ -69,8 +70,9 @@ class ViT(nnx.Module):
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         trim: bool = False,
-        remat: str = "none",
+        remat: str = layers.REMAT,
         scan: bool = True,
+        matmul: layers.Matmul = "plain",
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -96,7 +98,8 @@ class ViT(nnx.Module):
         self.pre_norm = layers.Norm(width, eps=norm_eps) if pre_norm else None
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
-            norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan, rngs=rngs,
+            norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan,
+            matmul=matmul, rngs=rngs,
         )  # fmt: skip
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)

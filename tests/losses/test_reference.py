@@ -148,6 +148,31 @@ def test_half_precision_embeddings_give_float32_logits(name):
         np.testing.assert_allclose(got.astype(jnp.float32), expected, atol=0.01 * float(jnp.abs(expected).max()))
 
 
+@pytest.mark.parametrize(("size", "rows", "largest"), [(1e-8, 4096, 1.0), (1e5, 1, 0.01)])
+def test_derivatives_by_the_logits_may_leave_the_range_of_float16(size, rows, largest):
+    """float16 would make them zero or infinite, where the gradient that they sum to is a float16 number."""
+    za, zb = jnp.asarray(np.random.default_rng(0).uniform(0, largest, (2, rows, 8)), jnp.float16)
+    d_logits = jnp.full((rows, rows), size, jnp.float32)
+    got = jax.vjp(streaming.dots, za, zb)[1](d_logits)
+    for gradient, other in zip(got, (zb, za), strict=True):
+        expected = np.broadcast_to(size * np.asarray(other, np.float64).sum(0), gradient.shape)
+        assert gradient.dtype == jnp.float16
+        np.testing.assert_allclose(np.asarray(gradient, np.float64), expected, rtol=5e-3)
+
+
+def test_derivatives_by_the_logits_are_rounded_once_to_bfloat16():
+    za, zb = (z.astype(jnp.bfloat16) for z in inputs(8, 16, dtype=np.float32)[:2])
+    d_logits = jnp.asarray(np.random.default_rng(1).normal(size=(8, 8)), jnp.float32)
+    rounded = np.asarray(d_logits.astype(jnp.bfloat16), np.float64)
+    for gradient, expected in zip(
+        jax.vjp(streaming.dots, za, zb)[1](d_logits),
+        (rounded @ np.asarray(zb, np.float64), rounded.T @ np.asarray(za, np.float64)),
+        strict=True,
+    ):
+        assert gradient.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(gradient, np.float64), expected, rtol=2**-8, atol=1e-6)
+
+
 @KINDS
 def test_sides_of_different_length_are_an_error(name):
     loss, _ = LOSSES[name]

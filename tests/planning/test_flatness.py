@@ -1,6 +1,6 @@
 """Compiled for TPU: the memory of the streamed loss in ring form does not grow with the number of chips."""
 
-import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,7 @@ def ring_loss(za, zb, scale):
     return (sums.row_lse[0] + sums.column_lse[0] - 2 * streaming.paired_logits(za, zb, scale)).mean() / 2
 
 
-@functools.cache
-def compiled(topology: str, slices: int = 1):
+def compiled(topology, slices):
     """Bytes of temporaries a chip, and the collectives, of loss and gradient with 128 rows a chip."""
     mesh = make_mesh(devices=devices_of(topology, slices))
     rows = mesh.devices.size * ROWS
@@ -39,20 +38,23 @@ def compiled(topology: str, slices: int = 1):
 
 
 @pytest.mark.parametrize(
-    ("few", "many"),
+    ("slices", "topologies"),
     [
-        (("v5e:2x4",), ("v5e:8x8",)),
-        (("v5e:2x4",), ("v5e:16x16",)),
-        (("v5e:2x4", 2), ("v5e:16x16", 4)),  # between slices there are buffers for the hosts' network, at any size
+        (1, ["v5e:2x4", "v5e:8x8", "v5e:16x16"]),  # 8, 64 and 256 chips, the most that a slice has
+        (4, ["v5e:1x2", "v5e:4x4", "v5e:8x8", "v5e:16x16"]),  # 8, 64, 256 and 1,024; buffers for the hosts' network
     ],
 )
-def test_temporaries_stay_the_same_and_nothing_is_gathered(few, many):
-    start, _, _ = compiled(*few)
-    temporaries, found, rows = compiled(*many)
-    assert temporaries < 1.1 * start
-    assert {c.kind for c in found} == {"collective-permute", "all-reduce"}
-    for c in found:
-        if c.kind == "all-reduce":
-            assert c.bytes < 4096, c  # the gradient of the scale
-        else:
-            assert c.count == rows // ROWS and not any(f"[{rows}," in s for s in c.shapes), c
+def test_temporaries_do_not_grow_and_nothing_is_gathered(slices, topologies):
+    """No program needs 10% more than any for fewer chips (some need less)."""
+    programs = [compiled(topology, slices) for topology in topologies]
+    least = math.inf
+    for temporaries, found, rows in programs:
+        assert temporaries < 1.1 * least
+        least = min(least, temporaries)
+        assert {c.kind for c in found} == {"collective-permute", "all-reduce"}
+        for c in found:
+            if c.kind == "all-reduce":
+                assert c.bytes < 4096, c  # the gradient of the scale
+            else:
+                assert c.count == rows // ROWS and not any(f"[{rows}," in s for s in c.shapes), c
+    assert [rows // ROWS for *_, rows in programs] == [8, 64, 256, 1024][: len(programs)]

@@ -1,12 +1,14 @@
 """Parts of the transformer against their plain definitions, value and gradient."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from bigcl.towers.layers import AttentionPool, Stack, attention_weights, cast_here
+from bigcl.towers.layers import ACTIVATIONS, AttentionPool, Stack, attention_weights, cast_here
 
 B, N, W, HEADS = 3, 7, 16, 4
 
@@ -18,6 +20,19 @@ def random(seed, *shape, dtype=jnp.float32):
 def plain_weights(q, k, mask):
     scores = jnp.einsum("bhnd,bhmd->bhnm", q, k) * q.shape[-1] ** -0.5
     return jax.nn.softmax(scores if mask is None else jnp.where(mask, scores, jnp.finfo(jnp.float32).min))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_is_exact_to_rounding(dtype):
+    x = jnp.linspace(-8, 8, 4001).astype(dtype)
+    at = [float(v) for v in x]
+    gelu = np.array([v * math.erfc(-v / math.sqrt(2)) / 2 for v in at])
+    slope = np.array([math.erfc(-v / math.sqrt(2)) / 2 + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in at])
+    got, got_slope = ACTIVATIONS["gelu"](x), jax.vmap(jax.grad(ACTIVATIONS["gelu"]))(x)
+    assert got.dtype == dtype
+    unit = float(jnp.finfo(dtype).eps)
+    np.testing.assert_array_less(np.abs(np.asarray(got, np.float64) - gelu), 2 * unit * np.maximum(np.abs(at), 1e-3))
+    np.testing.assert_allclose(np.asarray(got_slope, np.float64), slope, atol=4 * unit)
 
 
 @pytest.mark.parametrize("masked", [False, True])
