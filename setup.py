@@ -69,10 +69,11 @@ setup(
         "quantized": QUANTIZED,
         "export": EXPORT,
         "search": ["optuna"],  # sweeps that choose their members
+        "wandb": ["wandb"],  # the same numbers as in TensorBoard, where WANDB_PROJECT is set
         "tpu-aot": ["libtpu"],  # plans for TPUs without one
         "test": TEST,
-        "dev": [*TEST, "ruff", "mypy", "pre-commit"],
+        "dev": [*TEST, "wandb", "ruff", "mypy", "pre-commit"],
         "remote-test": ["moto[server]", "gcp-storage-emulator", *DATA["remote"], *TEST],
-        "interop-test": [*EXPORT, "torchmetrics[detection]", *TEST],
+        "interop-test": [*EXPORT, "torchmetrics[detection]", "clip-benchmark", *TEST],
     },
 )

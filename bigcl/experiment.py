@@ -343,8 +343,14 @@ class Experiment:
 
     def step(self) -> Callable[..., Any]:
         """The training step, a function of state and global batch."""
+        train, optimizer = self.train, self.optimizer
         return make_step(
-            self.skeleton, self.optimizer.tx, self.optimizer.trainable, self.train.ema, self.train.microbatch
+            self.skeleton,
+            optimizer.tx,
+            optimizer.trainable,
+            train.ema,
+            train.microbatch,
+            lambda step: (step % train.log_every == 0) | (step == train.steps),
         )
 
     def executed_flops(self) -> float:

@@ -1,4 +1,5 @@
-"""What a run says: `metrics.jsonl`, TensorBoard, and one line that a person can read."""
+"""What a run says: `metrics.jsonl`, TensorBoard, Weights & Biases where it is configured, and one line that a person
+can read."""
 
 import contextlib
 import json
@@ -7,15 +8,13 @@ import os
 import pathlib
 import sys
 import time
+import uuid
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import jax
 
 from bigcl.files import PatientFile, replacing, write_at
-
-if TYPE_CHECKING:
-    from tensorboardX import SummaryWriter
 
 Row = Mapping[str, Any]
 
@@ -47,7 +46,9 @@ class Log:
         self.file = os.open(path, os.O_WRONLY)
         self.rows, self.end = kept[-1:], sum(map(len, lines[:-1]))
         self.on_disk = b"".join(lines[-1:])  # from `end`
-        self.tensorboard = tensorboard(workdir / "tensorboard", start)
+        self.trackers: list[Tracker] = [TensorBoard(workdir, start)]
+        if os.environ.get("WANDB_PROJECT"):
+            self.trackers.append(WeightsAndBiases(workdir))
 
     @property
     def last(self) -> dict[str, Any]:
@@ -63,9 +64,10 @@ class Log:
         else:
             self.rows.append(dict(row))
         self.flush()
-        for key, value in row.items():
-            if isinstance(value, int | float) and key != "step":
-                self.tensorboard.add_scalar(key if "/" in key else f"train/{key}", value, row["step"])
+        numbers = {k if "/" in k else f"train/{k}": v for k, v in row.items() if isinstance(v, int | float)}
+        numbers.pop("train/step")
+        for tracker in self.trackers:
+            tracker.write(row["step"], numbers)
 
     def flush(self) -> None:
         """Writes the rows that are not on the disk as they are here."""
@@ -115,17 +117,37 @@ class Log:
             rows = b"".join(map(encoded, self.rows)).decode()
             self.say(f"warning: metrics.jsonl lacks these rows:\n{rows}")
         os.close(self.file)
-        self.tensorboard.close()
+        for tracker in self.trackers:
+            tracker.close()
 
 
-def tensorboard(folder: pathlib.Path, start: int) -> "SummaryWriter":
-    """A writer of event files, of which those before hide what they have after step `start`. Its thread must not meet
-    a full disk, for then it ends, and whoever gives it numbers waits for ever."""
-    from tensorboardX import SummaryWriter
-    from tensorboardX.record_writer import register_writer_factory
+class Tracker(Protocol):
+    """Where the numbers go besides `metrics.jsonl`, by step and name."""
 
-    register_writer_factory(PATIENT, Patience())
-    return SummaryWriter(f"{PATIENT}:{folder}", purge_step=start + 1)
+    def write(self, step: int, numbers: Mapping[str, float], /) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Event files in the workdir's `tensorboard/`. start: what an earlier part of the run wrote after it is hidden.
+
+    Its thread must not meet a full disk, for then it ends, and whoever gives it numbers waits for ever.
+    """
+
+    def __init__(self, workdir: pathlib.Path, start: int):
+        from tensorboardX import SummaryWriter
+        from tensorboardX.record_writer import register_writer_factory
+
+        register_writer_factory(PATIENT, Patience())
+        self.writer = SummaryWriter(f"{PATIENT}:{workdir / 'tensorboard'}", purge_step=start + 1)
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 class Patience:
@@ -138,6 +160,40 @@ class Patience:
     def directory_check(self, path: str) -> None:
         """Makes a folder."""
         pathlib.Path(path.partition(":")[2]).mkdir(parents=True, exist_ok=True)
+
+
+class WeightsAndBiases:
+    """A run of Weights & Biases, with the config. It is set up by W&B's own variables of the environment: logging is on
+    where WANDB_PROJECT names a project, and WANDB_ENTITY, WANDB_MODE=offline and the others mean what they mean there.
+
+    The id of the run is kept in the workdir, so that a resumed run goes on there too. Raises ImportError if the package
+    is absent.
+    """
+
+    def __init__(self, workdir: pathlib.Path):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ImportError(
+                'WANDB_PROJECT is set, but wandb is not installed: pip install "bigcl[wandb]", or unset it'
+            ) from error
+        name, config = workdir / "wandb_id", workdir / "config.json"
+        if not name.exists():
+            with replacing(name) as partial:
+                partial.write_text(uuid.uuid4().hex[:12])
+        self.run = wandb.init(
+            id=name.read_text(),
+            resume="allow",
+            name=workdir.resolve().name,
+            dir=workdir,
+            config=json.loads(config.read_text()) if config.exists() else {},
+        )
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
 
 
 def encoded(row: Row) -> bytes:

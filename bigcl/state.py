@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int, Key, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
 
 from bigcl.mesh import copy_axes
 from bigcl.optim import ema_update
@@ -97,11 +97,13 @@ def make_step(
     trainable: frozenset[str],
     ema: float | None,
     microbatch: int | None = None,
+    logged: Callable[[Int[Array, ""]], Bool[Array, ""]] = lambda step: step > 0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step: loss over the global batch, gradient of what is trained, update, moving average.
 
     A step whose loss or gradient is not finite leaves everything but the counters as it was.
     microbatch: rows that are encoded at a time, see `forward_in_pieces`.
+    logged: whether the metrics of a step, counted from 1, are looked at; of others the task's telemetry is NaN.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -110,15 +112,17 @@ def make_step(
         trained = {k: v for k, v in state.params.items() if k in trainable}
         frozen = {k: v for k, v in state.params.items() if k not in trainable}
 
-        def loss(trained: Arrays) -> tuple[Float[Array, ""], tuple[Metrics, Arrays]]:
+        def loss(trained: Arrays) -> tuple[Float[Array, ""], tuple[Metrics, Arrays, Any]]:
             params = {**frozen, **trained}
             outputs, extra = forward_in_pieces(skeleton, params, state.extra, batch, keys, microbatch)
             task = skeleton.merge(params, extra)
             value, metrics = task.objective(outputs, batch, Moment(state.step, draw))
-            return value, (metrics, skeleton.split(task)[1])
+            return value, (metrics, skeleton.split(task)[1], outputs)
 
-        (value, (metrics, extra)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-        grad_norm = optax.tree.norm(grads)
+        (value, (metrics, extra, outputs)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+        task = skeleton.merge(state.params, state.extra)
+        telemetry = only_if(logged(state.step + 1), lambda: task.telemetry(outputs))
+        grad_norm, param_norm = optax.tree.norm(grads), optax.tree.norm(trained)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         task = skeleton.merge({**frozen, **optax.apply_updates(trained, updates)}, extra)
         task.after_update()
@@ -142,9 +146,16 @@ def make_step(
             skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
         )
         counts = {"skipped_steps": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-        return state, {"loss": value, "grad_norm": grad_norm, **metrics, **counts}
+        norms = {"grad_norm": grad_norm, "param_norm": param_norm}
+        return state, {"loss": value, **norms, **metrics, **telemetry, **counts}
 
     return step
+
+
+def only_if(wanted: Bool[Array, ""], function: Callable[[], Metrics]) -> Metrics:
+    """What `function` gives if it is wanted, else NaN, which costs nothing."""
+    shapes = jax.eval_shape(function)
+    return jax.lax.cond(wanted, function, lambda: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes))
 
 
 def example_keys(rng: Key[Array, ""], batch: Batch) -> Key[Array, "b"]:

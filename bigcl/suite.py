@@ -73,11 +73,10 @@ def run_suite(
             found[name] = kept or {}
             say(f"{name}: kept")
             continue
-        try:
-            evaluator = registry.build("evaluator", part, **context)
-        except (FileNotFoundError, ImportError) as error:
-            skipped.append(Skipped(name, str(error)))
-            say(f"{name}: skipped: {error}")
+        evaluator, missing = build(part, context)
+        if not host.everywhere(missing is None):
+            skipped.append(Skipped(name, missing or "another process cannot read its data"))
+            say(f"{name}: skipped: {skipped[-1].reason}")
             continue
         found[name] = evaluator.run(encode)
         if jax.process_index() == 0:
@@ -89,6 +88,14 @@ def run_suite(
         everything = {"model": dict(model), "results": {k: encodable(v) for k, v in found.items()}}
         write(out / "results.json", json.dumps({**everything, "skipped": dict(skipped)}, indent=1) + "\n")
     return found, skipped
+
+
+def build(part: Part, context: Mapping[str, Any]) -> tuple[Any, str | None]:
+    """The evaluator, or what is missing for it."""
+    try:
+        return registry.build("evaluator", part, **context), None
+    except (FileNotFoundError, ImportError) as error:
+        return None, str(error)
 
 
 def finished(path: pathlib.Path, key: Mapping[str, Any]) -> dict[str, float] | None:

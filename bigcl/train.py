@@ -115,12 +115,12 @@ def complete(trainer: Any, config: dict[str, Any], with_report: bool = True) -> 
     state = trainer.restore_or_init()  # refuses what does not fit before anything in the workdir is changed
     announce(config, experiment, workdir)
     began = time.monotonic()
-    trainer.run(state)
+    state = trainer.run(state)
     trainer.watchdog.doing("the report", experiment.deadlines.evaluation)
     if done < steps:
         print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
     if with_report:
-        write_report(experiment, workdir)
+        write_report(experiment, state, workdir)
 
 
 def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> None:
@@ -141,26 +141,29 @@ def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> 
             print(line)
 
 
-def write_report(experiment: Any, workdir: pathlib.Path) -> None:
+def write_report(experiment: Any, state: Any, workdir: pathlib.Path) -> None:
     """Writes `report.html`, with what the last evaluation saw, and prints the final numbers and where the report is."""
     import jax
 
     from bigcl.log import read_rows
+    from bigcl.report import build_report, save_classes, save_gallery
+    from bigcl.report.collect import collect, collect_classes, with_heat
 
-    if jax.process_index() != 0:
-        return
     rows = read_rows(workdir / "metrics.jsonl")
     final = {k: v for row in rows if row["step"] == experiment.train.steps for k, v in row.items()}
+    gallery = collect(experiment.evaluators, scale=final.get("logit_scale") or 1.0)
+    if gallery is not None:
+        gallery = with_heat(gallery, experiment, state)
+    if jax.process_index() != 0:
+        return
     for name, value in final.items():
         if name.startswith("eval/"):
             print(f"  {name.removeprefix('eval/'):<48}{value:.4f}")
+    if gallery is not None:
+        save_gallery(gallery, workdir / "gallery.npz")
+    if (classes := collect_classes(experiment.evaluators)) is not None:
+        save_classes(classes, workdir / "classes.npz")
     try:
-        from bigcl.report import build_report, save_gallery
-        from bigcl.report.collect import collect
-
-        gallery = collect(experiment.evaluators, scale=final.get("logit_scale") or 1.0)
-        if gallery is not None:
-            save_gallery(gallery, workdir / "gallery.npz")
         print(f"report: {build_report(workdir).absolute()}")
     except ImportError as error:
         print(f"no report: {error}")

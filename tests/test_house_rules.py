@@ -15,7 +15,7 @@ IDEAS = {  # folder of one file per idea: what it also holds that is no idea of 
     "towers": {"__init__", "encoding", "layers"},
     "losses": {"__init__", "similarity", "streaming", "telemetry"},
     "tasks": {"__init__", "state", "task", "terms"},
-    "evals": {"__init__", "embedding", "gallery", "linear", "metrics", "prompts", "ranks"},
+    "evals": {"__init__", "embedding", "gallery", "kmeans", "linear", "metrics", "prompts", "ranks"},
     "data/sources": {"__init__"},
 }
 

@@ -3,6 +3,8 @@
 import json
 import math
 import pathlib
+import struct
+import sys
 
 import pytest
 
@@ -115,11 +117,11 @@ def test_event_files_outlast_a_full_disk(tmp_path, no_room):
     from tensorboardX.proto.event_pb2 import Event
 
     log = Log(tmp_path, steps=1000)
-    (path,) = [log.tensorboard.file_writer.event_writer._ev_writer._file_name]
+    (path,) = [log.trackers[0].writer.file_writer.event_writer._ev_writer._file_name]
     with no_room(100):
         for step in range(50):
             log.write({"step": step, "loss": float(step)})
-            log.tensorboard.file_writer.flush()
+            log.trackers[0].writer.file_writer.flush()
     log.close()
     content, found = pathlib.Path(path.partition(":")[2]).read_bytes(), []
     while content:
@@ -127,3 +129,50 @@ def test_event_files_outlast_a_full_disk(tmp_path, no_room):
         found.append(Event.FromString(content[12 : 12 + length]))
         content = content[16 + length :]
     assert [e.step for e in found if e.summary.value] == list(range(50))
+
+
+def wandb_records(path):
+    """What a run without a network left: records of protobuf in the framing of LevelDB's log, in blocks of 32 KiB."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, parts = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def test_wandb_gets_the_numbers_of_tensorboard(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"PROJECT": "bigcl", "MODE": "offline", "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "config.json").write_text('{"optim": {"lr": 0.5}}')
+    for start in (0, 2):
+        log = Log(tmp_path, steps=4, start=start)
+        log.write({"step": start + 2, "loss": 1.5 + start, "batch_hash": "ab"})
+        log.write({"step": start + 2, "eval/retrieval/recall@1": 0.25})
+        log.close()
+        wandb.teardown()  # its own process has written all
+    files = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert len({f.name for f in files}) == 1 and f"run-{(tmp_path / 'wandb_id').read_text()}.wandb" == files[0].name
+    found, configs = {}, set()
+    for record in (record for file in files for record in wandb_records(file)):
+        configs |= {(item.key, item.value_json) for item in record.run.config.update}
+        items = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+        if items:
+            found[items["_step"]] = {k: v for k, v in items.items() if not k.startswith("_")}
+    assert found == {s: {"train/loss": s - 0.5, "eval/retrieval/recall@1": 0.25} for s in (2, 4)}
+    assert ("optim", '{"lr":0.5}') in {(k, v.replace(" ", "")) for k, v in configs}
+
+
+def test_wandb_that_is_asked_for_and_absent_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "bigcl")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ImportError, match=r"bigcl\[wandb\]"):
+        Log(tmp_path, steps=1)

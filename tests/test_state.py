@@ -1,5 +1,7 @@
 """The compiled step: what it trains, what it skips, what it keeps."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,9 @@ def test_training_lowers_the_loss():
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"]))
     assert losses[0] > 2 and losses[-1] < 0.3 * losses[0]
-    assert metrics.keys() == {"loss", "grad_norm", "logit_scale", "loss/a_b", "skipped_steps", "skipped_in_a_row"}
+    norms, counts = {"grad_norm", "param_norm"}, {"skipped_steps", "skipped_in_a_row"}
+    telemetry = {k for k in metrics if k.startswith(("a/", "b/", "a_b/"))}
+    assert metrics.keys() == {"loss", *norms, "logit_scale", "loss/a_b", *counts, *telemetry} and len(telemetry) == 7
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -152,6 +156,22 @@ def test_each_step_has_its_own_randomness():
     assert losses(0) == losses(0) and len({*losses(0), *losses(1)}) == 6
 
 
+def test_telemetry_is_of_the_logged_steps_alone():
+    """And of the embeddings that the step compared, on any mesh."""
+    problem = Problem(MLPS)
+    _, every = problem.train(3)
+    state, batch = problem.new(), jax.tree.map(jnp.asarray, problem.batch(next(batches(1))))
+    task = problem.skeleton.merge(state.params, state.extra)
+    expected = task.telemetry(task.encode(batch))
+    assert_close({k: every[0][k] for k in expected}, expected)
+    problem.step = make_step(
+        problem.skeleton, problem.tx, problem.trainable, problem.ema, logged=lambda step: step % 2 == 0
+    )
+    for metrics in (problem.train(3)[1], problem.train(3, make_mesh(data=4, fsdp=2))[1]):
+        assert all(np.isnan(metrics[i][k]) for i in (0, 2) for k in expected)
+        assert_close(metrics[1], every[1])
+
+
 @pytest.mark.parametrize("rows", [8, 2])
 def test_pieces_give_the_gradient_of_the_whole_batch(rows):
     """With the same random draws, on any mesh."""
@@ -179,9 +199,21 @@ def test_copies_exchange_gradients_once_a_step():
     }
     with jax.set_mesh(mesh):
         program = jax.jit(step, out_shardings=(shardings, replicated(mesh))).lower(state, batch).compile().as_text()
-    loops, main = program.split("\nENTRY ")
-    assert "while(" in main and "all-reduce(" in main
-    assert "all-reduce(" not in loops
+    found, inside = computations(program), set()
+    todo = re.findall(r"body=%([\w.-]+)", program)
+    assert todo and "all-reduce(" in program
+    while todo:
+        if (name := todo.pop()) in found and name not in inside:
+            inside.add(name)
+            todo += re.findall(r"%([\w.-]+)", found[name])
+    assert inside and not [name for name in inside if "all-reduce(" in found[name]]
+
+
+def computations(program: str) -> dict[str, str]:
+    """The computations of a module in XLA's text, by name."""
+    return {
+        m[1]: m[2] for m in re.finditer(r"^(?:ENTRY )?%([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.DOTALL | re.MULTILINE)
+    }
 
 
 def test_what_a_task_keeps_goes_from_piece_to_piece():

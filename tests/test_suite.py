@@ -12,14 +12,33 @@ from bigcl.evaluate import locate
 from bigcl.registry import ConfigError
 from bigcl.suite import read_suite, run_suite
 from tests.evals.reference import mesh
+from tests.test_two_processes import PROCESSES, together
 
 ROOT = pathlib.Path(__file__).parent.parent
 SUITES = sorted(p for p in (ROOT / "configs/evals").glob("*.py") if p.stem != "common")
 
 
 def encode(batch):
-    """Pictures by their pixels."""
-    return {"image": unit(batch["image"].reshape(len(batch["image"]), -1).astype(np.float32) - 128)}
+    """Pictures by their pixels, and by a part of them as if it were a text."""
+    x = batch["image"].reshape(len(batch["image"]), -1).astype(np.float32) - 128
+    return {"image": unit(x), "text": unit(x[:, :96].repeat(2, 1))}
+
+
+def members():
+    """An evaluator of each way of sharing work between devices, on a number of rows that does not divide."""
+    test, train = ({"kind": "digits", "split": split} for split in ("test", "train"))
+    image, probe = {"source": test, "batch": 100}, {"source": test, "train": test, "batch": 100}
+    return {
+        "pictures": {"kind": "retrieval", **image, "query": "image", "label": "label"},
+        "pairs": {"kind": "retrieval", **image},
+        "absent": {"kind": "retrieval", "source": {"kind": "tfds", "name": "cifar10", "data_dir": "/nowhere"}},
+        "neighbours": {"kind": "knn", **image, "train": train},
+        "clusters": {"kind": "clustering", **image, "starts": 2},
+        "probe": {"kind": "linear_probe", **probe, "strengths": [1e-4]},
+        "few": {"kind": "few_shot", **probe, "shots": [3], "repeats": 1},
+        "value": {"kind": "regression", **image, "value": "label"},
+        "space": {"kind": "geometry", **image},
+    }
 
 
 def test_kept_skipped_and_tabulated(tmp_path):
@@ -52,6 +71,19 @@ def test_kept_skipped_and_tabulated(tmp_path):
     members["pictures"]["ks"] = [2]
     again, _ = run_suite(members, counting, tmp_path, model={"step": 4}, **options)
     assert calls and "image_to_image/recall@2" in again["pictures"]  # another question
+
+
+def test_two_processes_give_the_table_of_one(tmp_path):
+    """And what they have done is kept when they are started again."""
+    folder = together("suite", tmp_path)
+    found, skipped = run_suite(members(), encode, tmp_path / "one", model={}, mesh=mesh(4), tokenizer=None)
+    record = json.loads((folder / "results.json").read_text())
+    assert [s.name for s in skipped] == ["absent"] == list(record["skipped"]) and len(found) == 8
+    for name, numbers in found.items():
+        assert record["results"][name] == pytest.approx(numbers, rel=1e-4, abs=1e-5), name
+    said = [json.loads((folder / f"said/{i}.json").read_text()) for i in range(PROCESSES)]
+    assert said[0]["found"] == said[1]["found"] == said[1]["again"] == record["results"]
+    assert [s["embedded"] for s in said] == [[s["embedded"][0], 0] for s in said] and said[1]["embedded"][0] > 0
 
 
 @pytest.mark.parametrize("path", SUITES, ids=[p.stem for p in SUITES])

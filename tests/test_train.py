@@ -16,6 +16,7 @@ import pytest
 
 from bigcl.data.cache import cache_root
 from bigcl.log import read_rows
+from bigcl.report import load_classes, load_gallery
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
@@ -71,6 +72,24 @@ def numbers(workdir):
     volatile = ("ms_per_step", "pairs_per_second", "tflops", "mfu", "input_wait_fraction", "eta_seconds")
     volatile += ("save_seconds", "save_host_bytes")
     return [{k: v for k, v in row.items() if k not in volatile} for row in read_rows(workdir / "metrics.jsonl")]
+
+
+def test_every_row_has_telemetry(whole):
+    for row in read_rows(whole[0] / "metrics.jsonl"):
+        assert 0 <= row["image_text/accuracy"] <= 1 <= row["image_text/effective_negatives"] <= 15
+        assert -4 < row["image/uniformity"] <= 0 and -1 <= row["image_text/negative_similarity"] <= 1
+
+
+def test_the_report_has_classes_and_heat_maps(whole):
+    workdir, _ = whole
+    gallery, classes = load_gallery(workdir / "gallery.npz"), load_classes(workdir / "classes.npz")
+    assert len(gallery.heat) == 12 and all(heat.shape == (6, 6) and np.ptp(heat) > 0 for heat in gallery.heat.values())
+    assert max(np.abs(heat).max() for heat in gallery.heat.values()) < 1 + 1e-5
+    assert len(classes.labels) == read_rows(workdir / "metrics.jsonl")[-1]["eval/zero_shot/examples"]
+    assert len(classes.pictures) == len(classes.worst) > 0
+    assert {"Classes", "Where in the image", "Training health"} <= set(
+        re.findall("<h2>(.*?)</h2>", (workdir / "report.html").read_text())
+    )
 
 
 def test_leaves_everything_in_the_workdir(whole):

@@ -27,29 +27,21 @@ def embeddings() -> tuple[np.ndarray, ...]:
     return za, zb, np.float32(9.0), np.float32(-2.0)
 
 
-def launch(process: int, port: int, folder: pathlib.Path) -> subprocess.Popen:
+def launch(worker: str, process: int, port: int, folder: pathlib.Path) -> subprocess.Popen:
     """Starts one process; what it prints goes to a file, so that a full pipe never holds it up."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.workers.train",
-        f"localhost:{port}",
-        str(process),
-        str(folder / "result.npz"),
-    ]
+    command = [sys.executable, "-m", f"tests.workers.{worker}", f"localhost:{port}", str(process)]
+    command.append(str(folder / "result"))
     cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
     with (folder / f"{process}.log").open("w") as log:
         return subprocess.Popen(command, cwd=ROOT, env=os.environ | cache, stdout=log, stderr=subprocess.STDOUT)
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory) -> dict[str, np.ndarray]:
-    """What the processes found; none of them outlives this fixture."""
-    folder = tmp_path_factory.mktemp("processes")
+def together(worker: str, folder: pathlib.Path) -> pathlib.Path:
+    """Where the processes of a worker wrote what they found; none of them outlives this call."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    processes = [launch(i, port, folder) for i in range(PROCESSES)]
+    processes = [launch(worker, i, port, folder) for i in range(PROCESSES)]
     try:
         deadline = time.monotonic() + TIMEOUT
         while any(p.poll() is None for p in processes) and time.monotonic() < deadline:
@@ -63,7 +55,13 @@ def result(tmp_path_factory) -> dict[str, np.ndarray]:
             p.wait()
     logs = "\n".join((folder / f"{i}.log").read_text()[-3000:] for i in range(PROCESSES))
     assert codes == [0] * PROCESSES, f"exit codes {codes} (None: killed after {TIMEOUT} s)\n{logs}"
-    with np.load(folder / "result.npz") as file:
+    return folder / "result"
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory) -> dict[str, np.ndarray]:
+    """What the processes of `workers/train.py` found."""
+    with np.load(together("train", tmp_path_factory.mktemp("processes"))) as file:
         return dict(file)
 
 

@@ -5,17 +5,19 @@ from typing import Annotated, Any
 
 import numpy as np
 import scipy.optimize
+from jax.sharding import Mesh
 from jaxtyping import Int
 
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
 from bigcl.evals.embedding import Examples
+from bigcl.evals.kmeans import kmeans
 from bigcl.evals.metrics import sklearn
 from bigcl.registry import Part
 
 
 class Clustering:
-    """k-means with as many clusters as classes (scikit-learn's, k-means++ starts, the best of `starts`).
+    """k-means with as many clusters as classes (the best of `starts` runs from k-means++).
 
     label: key of the class; None is left out.  item: the tower's input.
 
@@ -35,16 +37,16 @@ class Clustering:
         seed: int = 0,
         batch: int = 200,
         tokenizer: Tokenizer | None = None,
+        mesh: Mesh,
     ):
         self.examples = Examples(source, transforms, tokenizer, batch)
-        self.label, self.item, self.starts, self.seed = label, item, starts, seed
+        self.label, self.item, self.starts, self.seed, self.mesh = label, item, starts, seed, mesh
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
-        metrics, cluster = sklearn("metrics"), sklearn("cluster")
+        metrics = sklearn("metrics")
         names, x, target = self.examples.labelled(encode, self.item, self.label)
-        means = cluster.KMeans(len(names), n_init=self.starts, random_state=self.seed)
-        found = means.fit_predict(x.astype(np.float64))
+        found = kmeans(x, len(names), self.mesh, starts=self.starts, seed=self.seed)
         self.artifacts = {"classes": names, "labels": target, "clusters": found}
         return {
             "nmi": float(metrics.normalized_mutual_info_score(target, found)),

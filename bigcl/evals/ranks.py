@@ -80,14 +80,19 @@ def over_rows(function: Callable[..., Any], rows: Any, shared: Any, mesh: Mesh, 
     function: pure, row by row, and one object for all calls, which is compiled once for each `static`.
     """
     n = len(jax.tree.leaves(rows)[0])
+    whole = jax.tree.map(lambda x: put(np.asarray(x), replicated(mesh)), shared)
+    outputs = compiled(function, mesh, static)(in_tiles(rows, mesh), whole)
+    return jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:])[:n], outputs)
+
+
+def in_tiles(rows: Any, mesh: Mesh) -> Any:
+    """Arrays [N, ...] that every process holds as [tiles, rows, ...], filled up with zeros, the rows over devices."""
+    n = len(jax.tree.leaves(rows)[0])
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
     tiles = max(1, -(-n // (ROWS * shards)))
     size = max(1, -(-n // (tiles * shards))) * shards
     where = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
-    cut = jax.tree.map(lambda x: put(pad(x, tiles * size).reshape(tiles, size, *x.shape[1:]), where), rows)
-    whole = jax.tree.map(lambda x: put(np.asarray(x), replicated(mesh)), shared)
-    outputs = compiled(function, mesh, static)(cut, whole)
-    return jax.tree.map(lambda x: np.asarray(x).reshape(tiles * size, *x.shape[2:])[:n], outputs)
+    return jax.tree.map(lambda x: put(pad(x, tiles * size).reshape(tiles, size, *x.shape[1:]), where), rows)
 
 
 @functools.cache

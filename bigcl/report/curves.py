@@ -1,7 +1,7 @@
 """The charts of a run: training and evaluation metrics over steps."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 from markupsafe import Markup
 
@@ -14,9 +14,23 @@ CURVES: tuple[tuple[str, str, Callable[[float], str], bool], ...] = (
     ("temperature", "Temperature", short, False),
     ("learning_rate", "Learning rate", short, True),
     ("grad_norm", "Gradient norm", short, True),
+    ("param_norm", "Parameter norm", short, False),
     ("pairs_per_second", "Pairs per second", short, True),
     ("input_wait_fraction", "Waiting for input", percent, True),
 )
+# Title, form, whether the axis starts at 0, and for each metric of a pair its name in the chart and its tone.
+TELEMETRY: tuple[tuple[str, Callable[[float], str], bool, tuple[tuple[str, str, str], ...]], ...] = (
+    (
+        "Cosine in the batch",
+        short,
+        False,
+        (("positive_similarity", "right", "good"), ("negative_similarity", "wrong", "muted")),
+    ),
+    ("Accuracy in the batch", percent, True, (("accuracy", "", "ink"),)),
+    ("Effective negatives", short, True, (("effective_negatives", "", "ink"),)),
+    ("Alignment", short, True, (("alignment", "", "ink"),)),
+)
+TONES = ("first", "second")
 SHADES = ("strong", "middle", "light")
 
 
@@ -29,16 +43,56 @@ class Chart:
     figure: Markup
 
 
-def training_charts(run: Run) -> list[Chart]:
-    """A chart for every known training metric that was logged more than once."""
+def training_charts(run: Run, keys: Collection[str]) -> list[Chart]:
+    """A chart for each of these training metrics that was logged more than once."""
     charts = []
     for key, title, form, zero in CURVES:
+        if key not in keys:
+            continue
         steps, values = run.series(key)
         if len(steps) > 1:
             line = Line(steps, values, smooth=key not in ("learning_rate", "temperature"))
             figure = line_chart([line], label=f"{title} over steps", form=tick(form), zero=zero)
             charts.append(Chart(title, form(float(values[-1])), figure))
     return charts
+
+
+def telemetry_charts(run: Run) -> list[Chart]:
+    """What the loss does to its batches: for each pair of inputs that is contrasted, and how evenly each input is
+    spread."""
+    charts = []
+    pairs = telemetry_keys(run, "/effective_negatives")
+    for pair in pairs:
+        of = f", {words(pair)}" if len(pairs) > 1 else ""
+        for title, form, zero, parts in TELEMETRY:
+            charts.append(
+                several(run, title + of, form, zero, [(f"{pair}/{key}", name, tone) for key, name, tone in parts])
+            )
+    inputs = telemetry_keys(run, "/uniformity")
+    tones = [(f"{name}/uniformity", name, tone) for name, tone in zip(inputs, (*TONES, *["ink"] * 9), strict=False)]
+    charts.append(several(run, "Uniformity", short, False, tones))
+    return [chart for chart in charts if chart is not None]
+
+
+def telemetry_keys(run: Run, end: str) -> list[str]:
+    """What comes before `end` in the names of training metrics."""
+    keys = dict.fromkeys(k for row in run.rows for k in row if k.endswith(end) and not k.startswith("eval/"))
+    return [key.removesuffix(end) for key in keys]
+
+
+def several(
+    run: Run, title: str, form: Callable[[float], str], zero: bool, parts: Sequence[tuple[str, str, str]]
+) -> Chart | None:
+    """A chart of metrics, each with its name in the chart and its tone; None where none was logged more than once."""
+    lines = [
+        Line(*points, name=name, tone=tone, smooth=True)
+        for key, name, tone in parts
+        if len((points := run.series(key))[0]) > 1
+    ]
+    if not lines:
+        return None
+    last = " / ".join(form(float(line.y[-1])) for line in lines)
+    return Chart(title, last, line_chart(lines, label=f"{title} over steps", form=tick(form), zero=zero))
 
 
 def evaluation_charts(run: Run) -> list[Chart]:

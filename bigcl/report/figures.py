@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from markupsafe import Markup
 
 from bigcl.report.gallery import Gallery
@@ -143,6 +143,30 @@ def heat_map(gallery: Gallery, thumbnails: Thumbnails, count: int = 24) -> tuple
     return tag("svg", *marks, viewBox=view, class_="heat", role="img", aria_label=label), low, high
 
 
+def patch_map(thumbnails: Thumbnails, index: int, cosine: Float[np.ndarray, "h w"]) -> tuple[Markup, float, float]:
+    """A picture twice, as it is and under a veil that lifts from the patches that are nearest to its text; and the
+    least and greatest cosine."""
+    low, high = float(cosine.min()), float(cosine.max())
+    height, width = cosine.shape
+    side, gap = 96.0, 8.0
+    marks = []
+    for left in (0.0, side + gap):
+        marks.append(tag("rect", x=left, y=0, width=side, height=side, class_="paper"))
+        marks.append(thumbnails.show(index, left, 0, side))
+    for row in range(height):
+        for column in range(width):
+            value = float(cosine[row, column])
+            veil = 0.88 * (1 - (value - low) / max(high - low, 1e-9))
+            box = {"x": side + gap + column * side / width, "y": row * side / height}
+            box |= {"width": side / width + 0.1, "height": side / height + 0.1}
+            marks.append(
+                tag("rect", tag("title", f"cosine {value:.2f}"), **box, fill_opacity=f"{veil:.2f}", class_="veil")
+            )
+    label = f"Where {thumbnails.captions[index]} is found in its picture"
+    view = f"0 0 {2 * side + gap:.0f} {side:.0f}"
+    return tag("svg", *marks, viewBox=view, class_="look", role="img", aria_label=label), low, high
+
+
 def clip(text: str, length: int) -> str:
     """`text` in at most `length` characters."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
@@ -150,9 +174,10 @@ def clip(text: str, length: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class JointMap:
-    """The map and its legend: (group, colour number, shown pairs) by falling size."""
+    """The map, laid out in several ways by their names, and its legend: (group, colour number, shown pairs) by falling
+    size."""
 
-    figure: Markup
+    layouts: dict[str, Markup]
     legend: list[tuple[str, int, int]]
     shown: int
 
@@ -160,35 +185,60 @@ class JointMap:
 def joint_map(gallery: Gallery, thumbnails: Thumbnails, most: int = 400) -> JointMap:
     """Both sides of up to `most` pairs in the plane: pictures as coins, texts as dots, a line between a pair's two."""
     every = np.linspace(0, len(gallery) - 1, min(most, len(gallery))).round().astype(int)
+    groups = [gallery.groups[i] or "" for i in every]
+    sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
+    order = sorted(sizes, key=lambda group: (group == "", -sizes[group]))
+    places = [order.index(group) for group in groups]
+    layouts = {
+        name: draw_map(gallery, thumbnails, every, places, layout(gallery.images[every], gallery.texts[every]), name)
+        for name, layout in (("t-SNE", neighbours), ("PCA", principal))
+    }
+    legend = [(group or "no group", min(k, COLOURS - 1), sizes[group]) for k, group in enumerate(order)]
+    return JointMap(layouts, legend, len(every))
+
+
+def draw_map(
+    gallery: Gallery,
+    thumbnails: Thumbnails,
+    every: Int[np.ndarray, "n"],
+    places: Sequence[int],
+    points: Float[np.ndarray, "m 2"],
+    name: str,
+) -> Markup:
+    """One layout. every: the pairs.  places: their groups in the legend.  points: of the pictures, then of the
+    texts."""
     size, air = 30.0, 17.0
-    points = plane(gallery.images[every], gallery.texts[every]) * [1030, 710]
+    points = points * [1030, 710]
     points = push_apart(points, np.repeat([size / 2, 3.5], len(every)))
     points -= points.min(axis=0) - air
     width, height = points.max(axis=0) + air
     pictures, texts = np.split(points, 2)
-    groups = [gallery.groups[i] or "" for i in every]
-    sizes = {group: groups.count(group) for group in dict.fromkeys(groups)}
-    order = sorted(sizes, key=lambda group: (group == "", -sizes[group]))
     bonds, coins, dots = [], [], []
-    for (x, y), (u, v), i, group in zip(pictures.tolist(), texts.tolist(), every.tolist(), groups, strict=True):
-        place = order.index(group)
+    for (x, y), (u, v), i, place in zip(pictures.tolist(), texts.tolist(), every.tolist(), places, strict=True):
         colour = f"c{min(place, COLOURS - 1)}"
         pair = {"data_pair": i, "data_group": place}
         said = {"data_caption": gallery.captions[i], "class_": f"point {colour}"}
-        picture = thumbnails.show(i, x - size / 2, y - size / 2, size, clip_path="url(#coin)")
+        picture = thumbnails.show(i, x - size / 2, y - size / 2, size, clip_path=f"url(#coin-{name})")
         paper, ring = (tag("circle", cx=x, cy=y, r=size / 2, class_=part) for part in ("paper", "ring"))
         bonds.append(tag("line", x1=x, y1=y, x2=u, y2=v, class_=f"bond {colour}", **pair))
         coins.append(tag("g", paper, picture, ring, data_kind=gallery.names[0], **pair, **said))
         dots.append(tag("g", tag("circle", cx=u, cy=v, r=3.2), data_kind=gallery.names[1], **pair, **said))
     circle = tag("circle", cx=0.5, cy=0.5, r=0.5)
-    layers = [tag("clipPath", circle, id="coin", clipPathUnits="objectBoundingBox"), *bonds, *coins, *dots]
-    label = f"Map of {len(every)} {gallery.names[0]}s and their {gallery.names[1]}s; near means similar"
-    figure = tag("svg", *layers, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="map", role="img", aria_label=label)
-    legend = [(group or "no group", min(k, COLOURS - 1), sizes[group]) for k, group in enumerate(order)]
-    return JointMap(figure, legend, len(every))
+    layers = [tag("clipPath", circle, id=f"coin-{name}", clipPathUnits="objectBoundingBox"), *bonds, *coins, *dots]
+    label = f"Map of {len(every)} {gallery.names[0]}s and their {gallery.names[1]}s by {name}; near means similar"
+    return tag("svg", *layers, viewBox=f"0 0 {width:.0f} {height:.0f}", class_="map", role="img", aria_label=label)
 
 
-def plane(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m 2"]:
+def principal(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m 2"]:
+    """The two directions of the largest variance of both sides together, images first, each axis within [0, 1]; what
+    lies between the sides is left as it is."""
+    both = np.concatenate([images, texts]).astype(np.float64)
+    u, s, _ = np.linalg.svd(both - both.mean(axis=0), full_matrices=False)
+    xy = u[:, :2] * s[:2]
+    return (xy - xy.min(axis=0)) / np.maximum(np.ptp(xy, axis=0), 1e-9)
+
+
+def neighbours(images: Float[np.ndarray, "n d"], texts: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "m 2"]:
     """t-SNE (van der Maaten and Hinton 2008) of both sides together, images first, each axis within [0, 1].
 
     Each side is centred first: the offset between the sides (the modality gap, Liang et al. 2022) has no meaning.

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -21,6 +22,7 @@ class Gallery:
     scale: the factor on cosine similarities in the loss (1 / temperature).
     names: what the two sides are called.
     attribution: who made the pictures, under which licence; shown wherever they are.
+    heat: pair -> cosine of each patch of its picture with its text.
     """
 
     images: Float[np.ndarray, "n d"]
@@ -31,6 +33,7 @@ class Gallery:
     scale: float
     names: tuple[str, str] = ("image", "text")
     attribution: str | None = None
+    heat: Mapping[int, Float[np.ndarray, "h w"]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shapes = self.images.shape, self.texts.shape
@@ -57,14 +60,30 @@ def save_gallery(gallery: Gallery, path: pathlib.Path) -> None:
             file,
             images=np.asarray(gallery.images, np.float32),
             texts=np.asarray(gallery.texts, np.float32),
-            shapes=np.array([picture.shape for picture in gallery.thumbnails], np.int64).reshape(-1, 3),
-            pixels=np.concatenate([np.zeros(0, np.uint8), *(picture.ravel() for picture in gallery.thumbnails)]),
+            **packed(gallery.thumbnails),
             captions=np.array(gallery.captions, np.str_),
             groups=np.array([group or "" for group in gallery.groups], np.str_),
             scale=np.float32(gallery.scale),
             names=np.array(gallery.names, np.str_),
             attribution=np.array(gallery.attribution or "", np.str_),
+            heat_pairs=np.array(list(gallery.heat), np.int64),
+            heat=np.array(list(gallery.heat.values()), np.float32),
         )
+
+
+def packed(pictures: Sequence[UInt8[np.ndarray, "h w 3"]]) -> dict[str, Any]:
+    """Pictures of any sizes as plain arrays."""
+    return {
+        "shapes": np.array([picture.shape for picture in pictures], np.int64).reshape(-1, 3),
+        "pixels": np.concatenate([np.zeros(0, np.uint8), *(picture.ravel() for picture in pictures)]),
+    }
+
+
+def unpacked(arrays: Mapping[str, np.ndarray]) -> list[UInt8[np.ndarray, "h w 3"]]:
+    """The inverse of `packed`."""
+    shapes = arrays["shapes"]
+    pixels = np.split(arrays["pixels"], np.cumsum(shapes.prod(axis=1)))[: len(shapes)]
+    return [flat.reshape(shape) for flat, shape in zip(pixels, shapes, strict=True)]
 
 
 def load_gallery(path: pathlib.Path) -> Gallery:
@@ -76,18 +95,17 @@ def load_gallery(path: pathlib.Path) -> Gallery:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
-        shapes = arrays["shapes"]
-        pixels = np.split(arrays["pixels"], np.cumsum(shapes.prod(axis=1)))[: len(shapes)]
         image, text = arrays["names"].tolist()
         return Gallery(
             images=arrays["images"],
             texts=arrays["texts"],
-            thumbnails=[flat.reshape(shape) for flat, shape in zip(pixels, shapes, strict=True)],
+            thumbnails=unpacked(arrays),
             captions=arrays["captions"].tolist(),
             groups=[group or None for group in arrays["groups"].tolist()],
             scale=float(arrays["scale"]),
             names=(image, text),
             attribution=str(arrays["attribution"]) or None,
+            heat=dict(zip(arrays["heat_pairs"].tolist(), arrays["heat"], strict=True)) if "heat" in arrays else {},
         )
     except FileNotFoundError:
         raise

@@ -9,14 +9,16 @@ import jinja2
 from markupsafe import Markup
 
 from bigcl import __version__
-from bigcl.report.curves import evaluation_charts, training_charts
+from bigcl.report.classes import Classes
+from bigcl.report.confusion import confusion_map, mistakes
+from bigcl.report.curves import CURVES, evaluation_charts, telemetry_charts, training_charts
 from bigcl.report.gallery import Gallery
 from bigcl.report.numbers import environment_table, headline, lede, metrics_table, timing_table
 from bigcl.report.run import Run, percent
 from bigcl.report.showcase import Showcase
 
 
-def render(run: Run, gallery: Gallery | None) -> str:
+def render(run: Run, gallery: Gallery | None, classes: Classes | None = None) -> str:
     """The page as HTML. A gallery of fewer than two pairs is nothing to search in and left out."""
     script = asset("script.js")
     showcase = Showcase.of(gallery) if gallery is not None and len(gallery) > 1 else None
@@ -28,7 +30,11 @@ def render(run: Run, gallery: Gallery | None) -> str:
         lede=lede(run, showcase),
         headline=headline(run, showcase),
         showcase=showcase,
-        training=training_charts(run),
+        classes=classes,
+        confusion=confusion_map(classes) if classes else None,
+        mistakes=mistakes(classes) if classes else [],
+        training=training_charts(run, ["loss"]),
+        health=[*training_charts(run, [key for key, *_ in CURVES if key != "loss"]), *telemetry_charts(run)],
         evaluation=evaluation_charts(run),
         metrics=metrics_table(run),
         timing=timing_table(run),

@@ -25,6 +25,14 @@ for (const plot of document.querySelectorAll("[data-map]")) {
   plot.addEventListener("pointerdown", onPoint);
   plot.addEventListener("pointerleave", () => light(null));
 
+  for (const button of plot.querySelectorAll("button[data-layout]")) {
+    button.addEventListener("click", () => {
+      for (const other of plot.querySelectorAll("button[data-layout]")) other.setAttribute("aria-pressed", other === button);
+      for (const layer of plot.querySelectorAll("[data-layer]")) layer.hidden = layer.dataset.layer !== button.dataset.layout;
+      light(null);
+    });
+  }
+
   for (const button of plot.querySelectorAll("button[data-group]")) {
     button.addEventListener("click", () => {
       const alone = button.getAttribute("aria-pressed") !== "true";

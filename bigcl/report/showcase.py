@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from bigcl.report.figures import JointMap, Line, heat_map, joint_map, line_chart
+from bigcl.report.figures import JointMap, Line, heat_map, joint_map, line_chart, patch_map
 from bigcl.report.gallery import Gallery
 from bigcl.report.retrieval import SHOWN, Search, recall_by_group, search, similarity_densities, tiers
 from bigcl.report.run import percent_tick
@@ -66,6 +66,16 @@ def example(found: Search, query: int, captions: Sequence[str]) -> Example:
 
 
 @dataclasses.dataclass(frozen=True)
+class Look:
+    """Where in a picture a text is found. low, high: cosines of the patches farthest from it and nearest to it."""
+
+    text: str
+    figure: Markup
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Showcase:
     """All drawings and examples of a gallery."""
 
@@ -79,6 +89,7 @@ class Showcase:
     recalls: Markup
     by_group: list[tuple[str, float, int]]
     map: JointMap | None
+    looks: list[Look]
 
     @classmethod
     def of(cls, gallery: Gallery) -> "Showcase":
@@ -97,6 +108,7 @@ class Showcase:
             recall_chart(from_text, from_image),
             recall_by_group(from_text.found, gallery.groups),
             joint_map(gallery, thumbnails) if len(gallery) >= 8 else None,
+            [Look(gallery.captions[i], *patch_map(thumbnails, i, heat)) for i, heat in gallery.heat.items()],
         )
 
 

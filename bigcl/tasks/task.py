@@ -51,6 +51,10 @@ class Task(nnx.Module):
         """`objective(forward(batch))`."""
         return self.objective(self.forward(batch, rng), batch)
 
+    def telemetry(self, outputs: Any) -> Metrics:
+        """More scalars for the log, which cost too much for every step: asked for in the steps that are logged."""
+        return {}
+
     def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
         """L2-normalised float32 embeddings of the inputs that are in the batch, by input name."""
         raise NotImplementedError

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from bigcl import registry
 from bigcl.losses import l2_normalize
 from bigcl.losses.similarity import at_least_float32
+from bigcl.losses.telemetry import pair_statistics, uniformity
 from bigcl.registry import ConfigError, Part
 from bigcl.tasks.state import Teacher
 from bigcl.tasks.task import Batch, Metrics, Moment, Task
@@ -158,6 +159,16 @@ class TwoTower(Task):
             total = total + share * value
             metrics[f"loss/{term.name}"] = value
         return total, {**metrics, "loss_rows": rows} if by_row else metrics
+
+    def telemetry(self, outputs: dict[str, Array]) -> Metrics:
+        found: Metrics = {}
+        pairs = dict.fromkeys(term.of for term in self.terms if len(term.of) == 2 and set(term.of) <= set(self.inputs))
+        for a, b in pairs if self.normalize else ():
+            if outputs[a].shape == outputs[b].shape:
+                numbers = pair_statistics(outputs[a], outputs[b], jnp.exp(self.log_scale[...]))
+                found |= {f"{a}_{b}/{name}": value for name, value in numbers.items()}
+                found |= {f"{name}/uniformity": uniformity(outputs[name]) for name in (a, b)}
+        return found
 
     def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
         return {name: z for name, z in self.forward(batch, None).items() if name in self.inputs}

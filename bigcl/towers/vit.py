@@ -130,6 +130,14 @@ class ViT(nnx.Module):
             pooled = layers.masked_mean(tokens, mask) if self.map is None else self.map(tokens, mask)
         return Encoding(pooled if self.projection is None else self.projection(pooled), tokens, mask)
 
+    def embed_patches(self, tokens: Float[Array, "b n w"]) -> Float[Array, "b n d"]:
+        """Each patch, from the tokens of an `Encoding`, as if it were all that is pooled: where it lies in the space of
+        the embeddings (Zhou et al. 2022, "Extract Free Dense Labels from CLIP"). With pool "mean" the embedding is the
+        mean of these."""
+        b, n, _ = tokens.shape
+        x = tokens if self.map is None else self.map(tokens.reshape(b * n, 1, -1)).reshape(b, n, -1)
+        return x if self.projection is None else self.projection(x)
+
     def reads(self) -> jax.ShapeDtypeStruct:
         """One image."""
         return jax.ShapeDtypeStruct((self.image_size, self.image_size, self.channels), jnp.uint8)

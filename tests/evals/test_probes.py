@@ -2,9 +2,11 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normalized_mutual_info_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -12,6 +14,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from bigcl import registry
 from bigcl.evals.clustering import matched_accuracy
 from bigcl.evals.few_shot import draw
+from bigcl.evals.kmeans import assign, kmeans, plus_plus
+from bigcl.evals.ranks import in_tiles
 from bigcl.registry import ConfigError
 from tests.evals.reference import encode, mesh, unit
 
@@ -134,15 +138,44 @@ def test_regression_of_a_constant_and_of_nothing():
         build("regression", {"image": x, "value": [3.0, 1.0] + [None] * 10}).run(encode)
 
 
-def test_clusters():
+@DEVICES
+@pytest.mark.parametrize("rows", [40, 333])
+def test_k_means_reaches_the_sum_of_squares_of_scikit_learn(rows, devices, monkeypatch):
+    monkeypatch.setattr("bigcl.evals.ranks.ROWS", 16)
+    x, _ = data(rows, 5, classes=7)
+    found = kmeans(x, 7, mesh(devices), seed=3)
+    middles = np.stack([x[found == c].mean(0) for c in range(7)])
+    peer = KMeans(7, n_init=10, random_state=0, tol=1e-4).fit(x.astype(np.float64))
+    assert np.square(x - middles[found]).sum() <= 1.02 * peer.inertia_
+    np.testing.assert_array_equal(found, kmeans(x, 7, mesh(1), seed=3))
+
+
+def test_a_run_of_k_means_is_that_of_scikit_learn_from_the_same_start():
+    x, _ = data(300, 8, classes=4)
+    tiles = in_tiles((x, np.ones(len(x), bool)), mesh(8))
+    start = plus_plus(*tiles, jax.random.key(1), 4)
+    assert all((np.abs(x - c).max(1) == 0).sum() == 1 for c in np.asarray(start))  # different examples
+    peer = KMeans(4, init=np.asarray(start, np.float64), n_init=1, tol=0).fit(x.astype(np.float64))
+    centres = start
+    for _ in range(peer.n_iter_ + 1):
+        labels, inertia, (sums, counts) = assign(*tiles, centres)
+        centres = sums / counts[:, None]
+    assert float(inertia) == pytest.approx(peer.inertia_, rel=1e-4)
+    np.testing.assert_array_equal(np.ravel(labels)[:300], peer.labels_)
+
+
+@DEVICES
+def test_clusters(devices):
     x, y = data(120, 7)
-    evaluator = build("clustering", {"image": np.concatenate([x, x[:3]]), "label": [*y, None, None, None]})
+    arrays = {"image": np.concatenate([x, x[:3]]), "label": [*y, None, None, None]}
+    evaluator = build("clustering", arrays, devices=devices)
     numbers = evaluator.run(encode)
     target, found = evaluator.artifacts["labels"], evaluator.artifacts["clusters"]
     assert len(found) == 120 and len(np.unique(found)) == 5
     assert numbers["nmi"] == pytest.approx(normalized_mutual_info_score(target, found))
     assert numbers["ari"] == pytest.approx(adjusted_rand_score(target, found))
     assert 0.4 < numbers["accuracy"] <= 1
+    assert numbers == build("clustering", arrays, devices=1).run(encode)
     single = build("clustering", {"image": x, "label": ["same"] * 120}).run(encode)
     assert single["accuracy"] == 1 and single["ari"] == 1
 

@@ -4,7 +4,24 @@ import os
 import pathlib
 import runpy
 
+import pytest
+
 SITE = pathlib.Path(__file__).parent / "site"
 OPERATORS = runpy.run_path(str(SITE / "sitecustomize.py"))["OPERATORS"]
 
 os.environ["PYTHONPATH"] = os.pathsep.join([str(SITE), os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory):
+    """A short run of the quick start whose image tower open_clip can express."""
+    from bigcl.config import plain
+    from bigcl.train import run
+    from configs.emoji import get_config
+
+    config = plain(get_config("smoke"))
+    config["train"].update(steps=16)
+    config["task"]["towers"]["image"]["registers"] = 1
+    folder = tmp_path_factory.mktemp("run")
+    run(config, folder)
+    return folder

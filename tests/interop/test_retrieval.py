@@ -14,25 +14,11 @@ import open_clip  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 
-from bigcl.config import plain  # noqa: E402
 from bigcl.data.sources.emoji import Emoji  # noqa: E402
 from bigcl.export import export  # noqa: E402
 from bigcl.log import read_rows  # noqa: E402
-from bigcl.train import run  # noqa: E402
-from configs.emoji import get_config  # noqa: E402
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A short run whose image tower open_clip can express."""
-    config = plain(get_config("smoke"))
-    config["train"].update(steps=16)
-    config["task"]["towers"]["image"]["registers"] = 1
-    folder = tmp_path_factory.mktemp("run")
-    run(config, folder)
-    return folder
 
 
 def recalls(image, text):

@@ -25,7 +25,10 @@ def gallery(**changes) -> Gallery:
     return Gallery(**{**fields, **changes})
 
 
-@pytest.mark.parametrize("changes", [{}, {"attribution": "by nobody", "names": ("audio", "text")}])
+HEAT = {2: np.eye(2, dtype=np.float32), 0: np.zeros((2, 2), np.float32)}
+
+
+@pytest.mark.parametrize("changes", [{}, {"attribution": "by nobody", "names": ("audio", "text")}, {"heat": HEAT}])
 def test_a_gallery_comes_back_from_its_file_as_it_was(tmp_path, changes):
     before = gallery(**changes)
     save_gallery(before, tmp_path / "gallery.npz")
@@ -35,6 +38,8 @@ def test_a_gallery_comes_back_from_its_file_as_it_was(tmp_path, changes):
         if field.name in ("images", "texts", "thumbnails"):
             for a, b in zip(was, now, strict=True):
                 np.testing.assert_array_equal(a, b, strict=True)
+        elif field.name == "heat":
+            assert list(was) == list(now) and all((was[i] == now[i]).all() for i in was)
         else:
             assert now == was
     assert [path.name for path in tmp_path.iterdir()] == ["gallery.npz"]

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from bigcl.report import Gallery, build_report, save_gallery
+from bigcl.report import Classes, Gallery, build_report, save_classes, save_gallery
 from bigcl.report.numbers import metrics_table
 from bigcl.report.run import Run
 
@@ -95,6 +95,7 @@ def test_a_full_report_has_every_section_and_number(tmp_path):
         "The joint space",
         "Similarity",
         "Over the run",
+        "Training health",
         "All final numbers",
         "How it was made",
     ]
@@ -111,7 +112,9 @@ def test_a_full_report_has_every_section_and_number(tmp_path):
         assert said in text, said
     assert page.count("rect", "cell") == 24 * 24
     assert page.count("rect", "right") == 24
-    assert page.count("g", "point") == 2 * 40
+    assert page.count("g", "point") == 2 * 2 * 40  # in each of two layouts
+    layers = {a["data-layer"]: "hidden" in a for _, a in page.elements if "data-layer" in a}
+    assert layers == {"t-SNE": False, "PCA": True}
     assert page.count("svg", "chart") == 6 + 2 + 2
     assert len(text) < 600_000
 
@@ -174,8 +177,63 @@ def test_without_data_sections_are_left_out(tmp_path):
 
 def test_without_a_gallery_the_numbers_come_from_the_log(tmp_path):
     text = build_report(make_run(tmp_path)).read_text()
-    assert Page(text).headings == ["Over the run", "All final numbers", "How it was made"]
+    assert Page(text).headings == ["Over the run", "Training health", "All final numbers", "How it was made"]
     assert "text → image recall@1" in text and "30.0%" in text
+
+
+def make_classes(**changes) -> Classes:
+    """Three classes, of which "b" never occurs; of "a" two of three are found, of "<c>" none of two."""
+    fields = {
+        "name": "zero_shot",
+        "classes": ["a", "b", "<c>"],
+        "labels": np.array([0, 0, 0, 2, 2]),
+        "predicted": np.array([0, 0, 1, 0, 1]),
+        "confidence": np.array([0.5, 0.9, 0.59375, 0.6875, 0.25], np.float32),
+        "worst": np.array([3, 2]),
+        "pictures": [np.full((4, 4, 3), shade, np.uint8) for shade in (0, 200)],
+        "attribution": "Pictures by Someone",
+    }
+    return Classes(**{**fields, **changes})
+
+
+def test_classes_by_accuracy_confusions_and_the_surest_mistakes(tmp_path):
+    classes = make_classes()
+    assert classes.accuracies() == [("<c>", 0.0, 2), ("a", pytest.approx(2 / 3), 3)]
+    assert classes.confused() == [("a", "b", pytest.approx(1 / 3), 1), ("<c>", "a", 0.5, 1), ("<c>", "b", 0.5, 1)]
+    save_classes(classes, tmp_path / "classes.npz")
+    text = build_report(make_run(tmp_path)).read_text()
+    page = Page(text)
+    assert page.headings[0] == "Classes" and "Pictures by Someone" in text and "<c>" not in text
+    assert page.count("rect", "cell") == 4 and page.count("rect", "right") == 2  # of the classes that occur
+    assert "a, taken for a: 2 of 3" in text and "&lt;c&gt;, taken for a: 1 of 2" in text
+    assert page.count("img") == 2 and text.index("68.8%") < text.index("59.4%")
+    assert build_report(tmp_path, classes=classes).read_text() == text
+    (tmp_path / "classes.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"classes\.npz is not"):
+        build_report(tmp_path)
+
+
+def test_where_a_text_is_found_in_its_picture(tmp_path):
+    gallery = make_gallery(heat={3: np.array([[0.5, -0.25], [0.0, 0.1]]), 7: np.zeros((2, 2))})
+    text = build_report(make_run(tmp_path), gallery).read_text()
+    page = Page(text)
+    assert "Where in the image" in page.headings and page.count("svg", "look") == 2
+    veils = [float(a["fill-opacity"]) for n, a in page.elements if n == "rect" and a.get("class") == "veil"]
+    assert veils[:4] == [0.0, 0.88, pytest.approx(0.59, abs=0.01), pytest.approx(0.47, abs=0.01)]
+    assert "-0.25 to 0.50" in text and np.isfinite(veils).all()
+
+
+def test_telemetry_of_every_pair_is_drawn(tmp_path):
+    parts = ("positive_similarity", "negative_similarity", "accuracy", "effective_negatives", "alignment")
+    names = [f"{pair}/{part}" for pair in ("image_text", "audio_text") for part in parts]
+    names += [f"{name}/uniformity" for name in ("image", "text", "audio")]
+    rows = [{"step": s, **{name: 0.1 * s for name in names}} for s in (1, 2, 3)]
+    text = build_report(make_run(tmp_path, rows)).read_text()
+    titles = re.findall(r'aria-label="(.*?) over steps"', text)
+    assert len(titles) == 2 * 4 + 1 and titles[0] == "Cosine in the batch, image text"
+    assert text.count(">wrong</text>") == 2 and ">audio</text>" in text
+    one = build_report(make_run(tmp_path, [{k: v for k, v in r.items() if "audio" not in k} for r in rows])).read_text()
+    assert 'aria-label="Cosine in the batch over steps"' in one
 
 
 @pytest.mark.parametrize("count, has_map", [(1, False), (2, False), (8, True)])

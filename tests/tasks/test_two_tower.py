@@ -11,6 +11,7 @@ from flax import nnx
 
 from bigcl import registry
 from bigcl.losses import infonce, sigmoid
+from bigcl.losses.telemetry import pair_statistics, uniformity
 from bigcl.registry import ConfigError
 from bigcl.state import Skeleton
 from tests.problems import BATCH, SMALL
@@ -93,6 +94,20 @@ def test_three_inputs_and_weights(batch):
     for name, expected in parts.items():
         np.testing.assert_allclose(metrics[name], expected, rtol=1e-6)
     np.testing.assert_allclose(value, parts["loss/a_b"] + 0.5 * parts["loss/b_c"] + 2 * parts["loss/c_a"], rtol=1e-6)
+
+
+def test_telemetry_of_each_pair_once_and_of_each_input(batch):
+    of = [("a", "b"), ("b", "c"), ("a", "b")]
+    losses = [{"kind": "infonce", "of": pair, "name": f"loss {i}"} for i, pair in enumerate(of)]
+    task = build(towers={**BOTH, "c": A}, losses=losses)
+    z, found = task.encode(batch), task.telemetry(task.encode(batch))
+    wanted = {f"{name}/uniformity": uniformity(z[name]) for name in "abc"}
+    for x, y in of[:2]:
+        numbers = pair_statistics(z[x], z[y], jnp.float32(1 / 0.07))
+        wanted |= {f"{x}_{y}/{name}": value for name, value in numbers.items()}
+    assert found.keys() == wanted.keys() and "b_c/effective_negatives" in found
+    for name, value in wanted.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_two_losses_of_one_pair_both_count(batch):

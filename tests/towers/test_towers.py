@@ -306,6 +306,21 @@ def test_patch_dropout_keeps_patches_with_their_mask_and_place():
     assert seen == {0, 1}
 
 
+@pytest.mark.parametrize("pool", ["mean", "map", "cls"])
+def test_each_patch_has_its_place_among_the_embeddings(pool):
+    """That of an image in which all other patches are masked when it is pooled."""
+    tower = registry.build("tower", {**VIT, "pool": pool, "embed_dim": 5}, rngs=nnx.Rngs(0))
+    encoding = tower(jax.random.uniform(jax.random.key(0), (2, *tower.reads().shape)))
+    patches = tower.embed_patches(encoding.tokens)
+    assert patches.shape == (*encoding.tokens.shape[:2], 5)
+    if pool == "mean":
+        np.testing.assert_allclose(patches.mean(1), encoding.embedding, atol=1e-5)
+    if pool == "map":
+        alone = jnp.zeros(patches.shape[:2], bool).at[:, 1].set(True)
+        expected = tower.projection(tower.map(encoding.tokens, alone))
+        np.testing.assert_allclose(patches[:, 1], expected, atol=1e-5)
+
+
 def test_dropout_depends_on_its_key_alone():
     part = PARTS["text-map-dropout"]
     tower, x = build(part), inputs(part)

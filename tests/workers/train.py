@@ -40,7 +40,8 @@ def main(coordinator: str, process: int, result: str) -> None:
         for i, part in enumerate(gathered(data)):
             found[f"{name}/{i}"] = np.frombuffer(part, np.uint8)
     if process == 0:
-        np.savez(result, **found)
+        with open(result, "wb") as file:
+            np.savez(file, **found)
     multihost_utils.sync_global_devices("written")
 
 
