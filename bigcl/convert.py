@@ -1,6 +1,6 @@
 """Brings published weights in: `python -m bigcl.convert --from open_clip --path DIR --out runs/clip_b32`.
 
---from   open_clip | transformers | timm | big_vision_npz
+--from   open_clip | transformers | timm | big_vision_npz | safetensors (what `bigcl.export` writes)
 --path   a folder with weights and their config, as the library writes it, or the file of weights in it
 --out    a new folder: `checkpoints` (for `checkpoint.init_from` in a config), `config.json` with the task, and the
          tokenizer where there is one; `bigcl.export --workdir` reads it too
@@ -21,6 +21,7 @@ SOURCES = {
     "transformers": "bigcl.interop.huggingface",
     "timm": "bigcl.interop.timm",
     "big_vision_npz": "bigcl.interop.big_vision",
+    "safetensors": "bigcl.interop.plain",
 }
 
 

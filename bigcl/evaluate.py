@@ -28,7 +28,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bigcl.evaluate", description=__doc__)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--workdir", type=pathlib.Path, help="the folder of a run")
-    where.add_argument("--checkpoint", type=pathlib.Path, help="the folder of a run, or of one of its checkpoints")
+    where.add_argument(
+        "--checkpoint",
+        type=pathlib.Path,
+        help="the folder of a run, of one of its checkpoints, or of converted weights",
+    )
     parser.add_argument("--step", type=int, help="a step that has a checkpoint; default: the latest")
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     parser.add_argument("--suite", help="a suite file with its arguments, configs/evals/emoji.py:arg")
@@ -66,22 +70,29 @@ def evaluate(workdir: pathlib.Path, step: int | None = None) -> tuple[int, dict[
 
 
 def suite(workdir: pathlib.Path, step: int | None, argument: str, out: pathlib.Path) -> None:
-    """Runs a suite on a checkpoint, as far as it is not done yet, and prints the table."""
+    """Runs a suite on a checkpoint, as far as it is not done yet, and prints the table. Weights that no run of bigcl
+    made are evaluated as they come, in what `bigcl.convert` or an exporter wrote."""
     import jax
 
+    from bigcl.pretrained import Pretrained
     from bigcl.suite import read_suite, run_suite
 
-    experiment, state = restore(workdir, step, evals={})
-    inputs = {name: x.shape[1:] for name, x in experiment.loader.spec().items() if name != "index"}
-    model = {
-        "run": str(workdir),
-        "step": int(state.step),
-        "config": hashlib.sha256((workdir / "config.json").read_bytes()).hexdigest()[:16],
-    }
+    record = workdir / "config.json"
+    model: dict[str, Any] = {"run": str(workdir)}
+    if record.exists() and "train" in json.loads(record.read_text()):
+        experiment, state = restore(workdir, step, evals={})
+        inputs = {name: x.shape[1:] for name, x in experiment.loader.spec().items() if name != "index"}
+        encode, context = experiment.encoder(state), {"tokenizer": experiment.tokenizer, "mesh": experiment.mesh}
+        model |= {"step": int(state.step), "config": hashlib.sha256(record.read_bytes()).hexdigest()[:16]}
+    else:
+        host.configure_jax()
+        host.join_cluster()
+        opened = Pretrained.open(workdir, step)
+        encode, inputs = opened.encode, opened.shapes
+        context = {"tokenizer": opened.tokenizer, "mesh": opened.mesh}
+        model |= opened.identity
     say = print if jax.process_index() == 0 else (lambda line: None)
-    context = {"tokenizer": experiment.tokenizer, "mesh": experiment.mesh}
-    parts = read_suite(argument, inputs)
-    _, skipped = run_suite(parts, experiment.encoder(state), out, model=model, say=say, **context)
+    _, skipped = run_suite(read_suite(argument, inputs), encode, out, model=model, say=say, **context)
     say(f"results: {out / 'results.md'}" + (f", {len(skipped)} skipped: see its end" if skipped else ""))
 
 

@@ -11,10 +11,8 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 
 import bigcl
 from bigcl import flops, registry, rules
@@ -25,7 +23,8 @@ from bigcl.data.loader import BESIDE, Loader
 from bigcl.data.order import batch_hash
 from bigcl.data.sources import place as place_of
 from bigcl.data.sources import source_name
-from bigcl.mesh import BATCH_AXES, batch_sharding, make_mesh, place, replicated, shard_largest
+from bigcl.encoder import Encoder, compile_encoder, compute_dtype
+from bigcl.mesh import batch_sharding, make_mesh, place, replicated, shard_largest
 from bigcl.optim import make_optimizer
 from bigcl.registry import ConfigError, Part
 from bigcl.state import Arrays, Skeleton, TrainState, example_keys, init_state, make_step
@@ -35,8 +34,6 @@ from bigcl.watchdog import Deadlines
 
 SHOWN = 64
 """Examples whose places all processes compare."""
-
-Encode = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -263,8 +260,7 @@ class Experiment:
 
     def dtype(self) -> jnp.dtype:
         """What the towers compute in."""
-        auto = "float32" if self.mesh.devices.flat[0].platform == "cpu" else "bfloat16"
-        return jnp.dtype(auto if self.train.dtype == "auto" else self.train.dtype)
+        return compute_dtype(self.train.dtype, self.mesh)
 
     def new_state(self) -> TrainState:
         """A fresh state, where the default device is; used under `jit`."""
@@ -379,37 +375,13 @@ class Experiment:
     @functools.cached_property
     def encode_global(self) -> Callable[[Arrays, Arrays, Batch], dict[str, jax.Array]]:
         """The compiled encoder of a global batch."""
-        return jax.jit(
-            lambda params, extra, batch: self.skeleton.merge(params, extra).encode(batch),
-            out_shardings=batch_sharding(self.mesh),
-        )
+        return compile_encoder(self.skeleton, self.mesh)
 
-    def encoder(self, state: TrainState) -> Encode:
+    def encoder(self, state: TrainState) -> Encoder:
         """A function from a host batch to this process's embeddings, by input; with moving averages where there are
-        any.
-
-        Batches may have any number of rows, the same on every process: they are padded to what the devices divide.
-        """
+        any."""
         params = state.params if state.ema is None else {**state.params, **state.ema}
-        local = max(1, self.mesh.devices.size // self.mesh.shape["tensor"] // jax.process_count())
-        sharding = batch_sharding(self.mesh)
-
-        def encode(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            rows = len(next(iter(batch.values())))
-            padding = -rows % local
-            padded = {k: np.concatenate([v, np.repeat(v[-1:], padding, axis=0)]) for k, v in batch.items()}
-            inputs = {k: jax.make_array_from_process_local_data(sharding, v) for k, v in padded.items()}
-            with jax.set_mesh(self.mesh):
-                outputs = self.encode_global(params, state.extra, inputs)
-            spec = PartitionSpec(BATCH_AXES)
-            return {
-                k: np.asarray(multihost_utils.global_array_to_host_local_array(v, self.mesh, spec))[:rows]
-                for k, v in outputs.items()
-            }
-
-        if "log_scale" in params:  # evaluators that need probabilities ask for the temperature
-            encode.scale = float(np.exp(np.asarray(params["log_scale"])))  # type: ignore[attr-defined]
-        return encode
+        return Encoder(self.encode_global, self.mesh, params, state.extra)
 
     def evaluate(self, state: TrainState, names: Sequence[str] | None = None) -> dict[str, float]:
         """The numbers of the evaluators `names` (default all), as `eval/<evaluator>/<metric>`."""

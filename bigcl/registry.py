@@ -45,6 +45,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
     },
     "tower": {
         "vit": "bigcl.towers.vit:ViT",
+        "resnet": "bigcl.towers.resnet:ResNet",
         "text": "bigcl.towers.text:TextTransformer",
         "mlp": "bigcl.towers.mlp:MLP",
         "token_mlp": "bigcl.towers.token_mlp:TokenMLP",

@@ -175,7 +175,7 @@ def search(file: str, job: Job, workdir: pathlib.Path, trials: int, parallel: in
     try:
         import optuna
     except ImportError as error:
-        raise JobError('--search needs Optuna: pip install "bigcl[search]"') from error
+        raise JobError('--search needs Optuna: pip install "bigcl[sweep]"') from error
     suggest = runpy.run_path(file.partition(":")[0]).get("suggest")
     if suggest is None:
         raise JobError(f"{file}: --search expects suggest(trial), which returns overrides")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bigcl.evals.embedding import unit
-from bigcl.evaluate import locate
+from bigcl.evaluate import locate, suite
+from bigcl.interop.model import Model, Preprocessing, blank, save
 from bigcl.registry import ConfigError
 from bigcl.suite import read_suite, run_suite
 from tests.evals.reference import mesh
@@ -110,6 +111,25 @@ def test_a_suite_that_does_not_fit(tmp_path):
     file.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no get_suite"):
         read_suite(str(file), {})
+
+
+def test_converted_weights_are_evaluated(tmp_path):
+    """What no run of bigcl made has no training to restore."""
+    tower = {"kind": "vit", "image_size": 8, "patch": 4, "width": 16, "depth": 1, "heads": 2}
+    task, shapes = blank({"kind": "two_tower", "towers": {"image": tower}, "losses": []})
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(scale=0.3, size=s).astype(np.float32) for k, s in shapes.items()}
+    save(Model(task, arrays, None, Preprocessing.of([], task["towers"]["image"])), tmp_path / "model")
+    (tmp_path / "mine.py").write_text(
+        "def get_suite(arg, inputs):\n"
+        "    assert inputs['image'] == (8, 8, 3)\n"
+        "    how = [{'kind': 'decode_image'}, {'kind': 'resize', 'size': [8, 8]}]\n"
+        "    source = {'kind': 'digits'}\n"
+        "    return {'knn': {'kind': 'knn', 'source': source, 'train': source, 'transforms': how, 'label': 'label'}}\n"
+    )
+    suite(tmp_path / "model", None, str(tmp_path / "mine.py"), tmp_path / "out")
+    record = json.loads((tmp_path / "out/results.json").read_text())
+    assert record["model"]["step"] == 0 and record["results"]["knn"]
 
 
 def test_a_checkpoint_is_found_from_any_of_its_folders(tmp_path):

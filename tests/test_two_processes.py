@@ -27,6 +27,13 @@ def embeddings() -> tuple[np.ndarray, ...]:
     return za, zb, np.float32(9.0), np.float32(-2.0)
 
 
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def launch(worker: str, process: int, port: int, folder: pathlib.Path) -> subprocess.Popen:
     """Starts one process; what it prints goes to a file, so that a full pipe never holds it up."""
     command = [sys.executable, "-m", f"tests.workers.{worker}", f"localhost:{port}", str(process)]
@@ -38,9 +45,7 @@ def launch(worker: str, process: int, port: int, folder: pathlib.Path) -> subpro
 
 def together(worker: str, folder: pathlib.Path) -> pathlib.Path:
     """Where the processes of a worker wrote what they found; none of them outlives this call."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     processes = [launch(worker, i, port, folder) for i in range(PROCESSES)]
     try:
         deadline = time.monotonic() + TIMEOUT

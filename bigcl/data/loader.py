@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain.python as grain
@@ -157,22 +157,25 @@ class Assemble:
         """Stacks arrays and numbers; text, bytes and nested values stay behind. Adds `index` (int64 [b]), and `source`
         (int32 [b]) if the source is a mixture."""
         index, examples, bad = np.array(indices, np.int64), [], []
-        for start in range(0, len(index), _TOGETHER):
-            few = slice(start, start + _TOGETHER)
-            for row, example in enumerate(self.examples(index[few].tolist(), positions[few].tolist()), start):
-                attempt = 0
-                while isinstance(example, BadRecord):
-                    attempt += 1
-                    bad.append(self.facts(example, int(index[row])))
-                    index[row] = self.replacement(example, int(index[row]), int(positions[row]), attempt)
-                    (example,) = self.examples([int(index[row])], [int(positions[row])])
-                examples.append(example)
+        for row, example in enumerate(self.each(index.tolist(), positions.tolist())):
+            attempt = 0
+            while isinstance(example, BadRecord):
+                attempt += 1
+                bad.append(self.facts(example, int(index[row])))
+                index[row] = self.replacement(example, int(index[row]), int(positions[row]), attempt)
+                (example,) = self.examples([int(index[row])], [int(positions[row])])
+            examples.append(example)
         batch = {**stack(examples, source_name(self.source)), "index": index}
         if hasattr(self.source, "which"):
             batch["source"] = self.source.which(index)
         if bad:
             batch["bad"] = np.frombuffer(json.dumps(bad).encode(), np.uint8)
         return batch
+
+    def each(self, indices: Sequence[int], positions: Sequence[int]) -> Iterator[Example | BadRecord]:
+        """Transformed examples, a few made at a time; in the place of a bad record its error."""
+        for start in range(0, len(indices), _TOGETHER):
+            yield from self.examples(indices[start : start + _TOGETHER], positions[start : start + _TOGETHER])
 
     def examples(self, indices: Sequence[int], positions: Sequence[int]) -> list[Example | BadRecord]:
         """Transformed examples, each with its own random numbers whichever process or thread makes it; in the place of

@@ -251,6 +251,19 @@ class SentencePiece:
             partial.write_bytes(self.model.serialized_model_proto())
 
 
+def saved_tokenizer(workdir: pathlib.Path, part: Part | None) -> Tokenizer | None:
+    """The tokenizer that a run left in its folder. part: that of its config, for what the file does not say."""
+    if part is None:
+        return None
+    path = workdir / FILE
+    clean: Cleaning | None = "lower" if part["kind"] == "clip" else part.get("clean")
+    if path.exists():
+        return TokenizersJSON(str(path), clean=clean)
+    if path.with_suffix(".model").exists():
+        return SentencePiece(str(path.with_suffix(".model")), part.get("pad_id"), clean)
+    return registry.build("tokenizer", part)
+
+
 def as_text(value: Any) -> str:
     """A text as str, also where a file format keeps bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,5 +1,4 @@
-"""transformers: CLIP, SigLIP (and SigLIP 2 of fixed resolution), DINOv2, and for other pairs of towers its
-VisionTextDualEncoder around an image tower of timm's."""
+"""transformers: CLIP, SigLIP (and SigLIP 2 of fixed resolution), DINOv2; and which module has the other families."""
 
 import importlib
 import json
@@ -85,14 +84,6 @@ SIGLIP: Table = (
     *linear("text_model.head", "towers/text/projection"),
     Row("logit_scale", "log_scale", flat),
     Row("logit_bias", "bias", flat),
-)
-
-DUAL: Table = (
-    *under("vision_model.timm_model.", "towers/image/", timm.TRUNK),
-    Row("visual_projection.weight", "towers/image/projection/kernel", dense),
-    *under("text_model.", "towers/text/", TEXT),
-    Row("text_projection.weight", "towers/text/projection/kernel", dense),
-    Row("logit_scale", "log_scale"),
 )
 
 DINOV2: Table = (
@@ -241,36 +232,6 @@ def siglip(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
     return config, SIGLIP, arrays
 
 
-def dual(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
-    """Config, names and arrays of a `VisionTextDualEncoderModel` around timm's image tower and CLIP's text tower."""
-    tower = model.tower("image")
-    if "bias" in model.arrays:
-        raise Inexpressible("task.losses: a sigmoid loss has a bias; VisionTextDualEncoder has none")
-    text = clip_text(model)
-    architecture, args = timm.arguments(tower)
-    if not tower["embed_dim"]:
-        raise Inexpressible("task.towers.image.embed_dim: VisionTextDualEncoder always projects the image; set it")
-    assert model.preprocessing is not None
-    vision = {
-        "model_type": "timm_wrapper",
-        "architecture": architecture,
-        "model_args": args,
-        "hidden_size": tower["width"],
-        "do_pooling": True,
-        "num_classes": 0,
-        "label_names": [],
-        "pretrained_cfg": timm.data_config(model.preprocessing),
-    }
-    config = {
-        "architectures": ["VisionTextDualEncoderModel"],
-        "model_type": "vision-text-dual-encoder",
-        "projection_dim": tower["embed_dim"],
-        "vision_config": vision,
-        "text_config": text,
-    }
-    return config, DUAL, timm.trunk_form(model.arrays, tower)
-
-
 PROCESSORS = {"clip": "CLIPProcessor", "siglip": "SiglipProcessor"}
 
 
@@ -279,22 +240,37 @@ def export(model: Model, out: pathlib.Path) -> None:
 
     The first that can express the model: CLIPModel, SiglipModel, VisionTextDualEncoderModel.
     """
-    refused = []
-    for form in (clip, siglip, dual):
-        try:
-            config, names, arrays = form(model)
-            break
-        except Inexpressible as error:
-            refused.append(f"  {form.__name__}: {error}")
-    else:
-        raise Inexpressible("transformers has no class for this model:\n" + "\n".join(refused))
+    config, names, arrays = expressed(model)
     files.write_safetensors(write(names, arrays), out / "model.safetensors")
     files.write_json({**config, "dtype": "float32"}, out / "config.json")
-    processor = PROCESSORS.get(config["model_type"], "VisionTextDualEncoderProcessor")
     assert model.preprocessing is not None
-    files.write_json(processor_config(model.preprocessing, processor), out / "preprocessor_config.json")
+    if config["model_type"] == "siglip2":
+        processor = elsewhere("siglip2").processor_config(model.preprocessing)
+    else:
+        kind = PROCESSORS.get(config["model_type"], "VisionTextDualEncoderProcessor")
+        processor = processor_config(model.preprocessing, kind)
+    files.write_json(processor, out / "preprocessor_config.json")
     if model.tokenizer is not None:
         write_tokenizer(model, out)
+
+
+def expressed(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
+    """Config, names and arrays of the first class that can express a model. Raises Inexpressible with what stands in
+    the way of each."""
+    if model.tower("image").get("naflex"):
+        return elsewhere("siglip2").form(model)
+    refused = []
+    for name, form in {"clip": clip, "siglip": siglip, "dual": elsewhere("vision-text-dual-encoder").form}.items():
+        try:
+            return form(model)
+        except Inexpressible as error:
+            refused.append(f"  {name}: {error}")
+    raise Inexpressible("transformers has no class for this model:\n" + "\n".join(refused))
+
+
+def elsewhere(model_type: str) -> Any:
+    """The module of a family that is built upon this one."""
+    return importlib.import_module(ELSEWHERE[model_type])
 
 
 def processor_config(preprocessing: Preprocessing, processor: str) -> dict[str, Any]:
@@ -387,8 +363,6 @@ def clip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
     """The task that a CLIP config describes, and its names."""
     vision = CLIP_VISION_DEFAULTS | config.get("vision_config", {})
     text = CLIP_TEXT_DEFAULTS | config.get("text_config", {})
-    if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
-        raise Inexpressible(f"text_config.eos_token_id = {text['eos_token_id']}: bigcl looks for the largest id")
     dim = config.get("projection_dim", 512)
     image_tower = {
         "kind": "vit",
@@ -401,7 +375,15 @@ def clip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
         "embed_dim": dim,
         **tower_of(vision, "vision_config"),
     }
-    text_tower = {
+    towers = {"image": image_tower, "text": clip_text_tower(text, dim)}
+    return {"kind": "two_tower", "towers": towers, "losses": [{"kind": "infonce", "of": list(towers)}]}, CLIP
+
+
+def clip_text_tower(text: dict[str, Any], dim: int) -> dict[str, Any]:
+    """The text tower that a CLIP text config describes."""
+    if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
+        raise Inexpressible(f"text_config.eos_token_id = {text['eos_token_id']}: bigcl looks for the largest id")
+    return {
         "kind": "text",
         "vocab": text["vocab_size"],
         "length": text["max_position_embeddings"],
@@ -410,8 +392,6 @@ def clip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
         "embed_dim": dim,
         **tower_of(text, "text_config"),
     }
-    towers = {"image": image_tower, "text": text_tower}
-    return {"kind": "two_tower", "towers": towers, "losses": [{"kind": "infonce", "of": list(towers)}]}, CLIP
 
 
 def siglip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
@@ -483,7 +463,8 @@ FAMILIES = {
     "dinov2": dinov2_task,
     "dinov2_with_registers": dinov2_task,
 }
-TEXT_FAMILIES = dict.fromkeys(("bert", "roberta", "xlm-roberta"), "bigcl.interop.bert")
+ELSEWHERE = dict.fromkeys(("bert", "roberta", "xlm-roberta"), "bigcl.interop.bert")
+ELSEWHERE |= {"siglip2": "bigcl.interop.siglip2", "vision-text-dual-encoder": "bigcl.interop.dual"}
 
 
 def load(path: pathlib.Path) -> Model:
@@ -491,10 +472,10 @@ def load(path: pathlib.Path) -> Model:
     weights = files.find_weights(path)
     config = files.read_json(weights.with_name("config.json"))
     kind = config.get("model_type")
-    if kind in TEXT_FAMILIES:
-        return importlib.import_module(TEXT_FAMILIES[kind]).load(weights, config)
+    if kind in ELSEWHERE:
+        return elsewhere(kind).load(weights, config)
     if kind not in FAMILIES:
-        raise Inexpressible(f"{path}: model_type {kind!r}; bigcl reads {', '.join([*FAMILIES, *TEXT_FAMILIES])}")
+        raise Inexpressible(f"{path}: model_type {kind!r}; bigcl reads {', '.join([*FAMILIES, *ELSEWHERE])}")
     task, names = FAMILIES[kind](config)
     image = task["towers"]["image"]
     record = read_processor(weights.parent)

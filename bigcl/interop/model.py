@@ -16,6 +16,7 @@ from PIL import Image
 from bigcl import registry
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.tokenizers import FILE, TokenizersJSON
+from bigcl.data.transforms.naflex import grid_shape
 from bigcl.experiment import outline
 from bigcl.interop import files
 from bigcl.registry import ConfigError, Part
@@ -27,38 +28,55 @@ Method = Literal["bilinear", "bicubic", "lanczos"]
 class Preprocessing:
     """From a picture to the input of the tower.
 
-    size: height and width in pixels.
-    mode: "shortest" resizes the shorter side and crops the middle, "squash" resizes both sides.
+    size: height and width in pixels; in mode "naflex" those of the square whose positions are learned.
+    mode: "shortest" resizes the shorter side and crops the middle, "squash" resizes both sides, "naflex" keeps the
+        shape and cuts at most `tokens` patches.
     mean, std: per channel, of pixels in [0, 1].
     """
 
     size: int
-    mode: Literal["shortest", "squash"] = "squash"
+    mode: Literal["shortest", "squash", "naflex"] = "squash"
     method: Method = "bicubic"
     mean: Sequence[float] = (0.5, 0.5, 0.5)
     std: Sequence[float] = (0.5, 0.5, 0.5)
+    patch: int | None = None
+    tokens: int | None = None
 
     @classmethod
     def of(cls, transforms: Sequence[Part], tower: Part) -> "Preprocessing":
         """What the transforms of an evaluation do; of a training, without what is random in it. Where they resize
         nothing the whole picture is squashed, which leaves pictures of the right size as they are."""
+        size, mean, std = tower["image_size"], tuple(tower["mean"]), tuple(tower["std"])
+        if tower.get("naflex"):
+            naflex = next((t for t in transforms if t["kind"] == "naflex"), {})
+            tokens, method = naflex.get("tokens", (size // tower["patch"]) ** 2), naflex.get("method", "bilinear")
+            return cls(size, "naflex", method, mean, std, tower["patch"], tokens)
         resize = next((t for t in transforms if t["kind"] == "resize"), {})
         crop = any(t["kind"] in ("center_crop", "random_resized_crop") for t in transforms)
-        size, method = resize.get("size", tower["image_size"]), resize.get("method", "bicubic")
-        if crop and size != tower["image_size"]:
+        resized, method = resize.get("size", size), resize.get("method", "bicubic")
+        if crop and resized != size:
             raise ConfigError(
-                f"transforms: resize to {size} before a crop of {tower['image_size']}: the exported preprocessing "
+                f"transforms: resize to {resized} before a crop of {size}: the exported preprocessing "
                 "crops what it has resized; set both to the size of the tower"
             )
-        mode: Literal["shortest", "squash"] = "shortest" if crop else "squash"
-        return cls(tower["image_size"], mode, method, tuple(tower["mean"]), tuple(tower["std"]))
+        return cls(size, "shortest" if crop else "squash", method, mean, std)
 
     def at(self, size: int) -> "Preprocessing":
         """The same at another resolution."""
         return dataclasses.replace(self, size=size)
 
+    def keeps(self, picture: Image.Image) -> bool:
+        """Whether a picture goes in without being resized."""
+        width, height = picture.size
+        if self.patch is None or self.tokens is None:
+            return width == height == self.size
+        rows, columns = grid_shape(height, width, self.patch, self.tokens)
+        return (rows * self.patch, columns * self.patch) == (height, width)
+
     def transforms(self) -> list[dict[str, Any]]:
         """The same as parts of a config. Resized by Pillow itself, as the libraries do whose numbers are to be met."""
+        if self.mode == "naflex":
+            return [{"kind": "naflex", "patch": self.patch, "tokens": self.tokens, "method": self.method}]
         resize = {"kind": "resize", "method": self.method, "exact": True}
         if self.mode == "squash":
             steps: list[dict[str, Any]] = [{**resize, "size": [self.size, self.size]}]
@@ -69,16 +87,17 @@ class Preprocessing:
             ]
         return [{"kind": "decode_image"}, *steps]
 
-    def __call__(self, pictures: Sequence[Image.Image]) -> np.ndarray:
-        """uint8 `[n, size, size, 3]`, by bigcl's own transforms."""
+    def __call__(self, pictures: Sequence[Image.Image]) -> dict[str, np.ndarray]:
+        """A batch by bigcl's own transforms: `image`, uint8 `[n, size, size, 3]`, or patches with what goes with
+        them."""
         steps = [registry.build("transform", part) for part in self.transforms()]
         rng, result = np.random.default_rng(0), []
         for picture in pictures:
             example: dict[str, Any] = {"image": np.asarray(picture)}
             for step in steps:
                 example = step(example, rng)
-            result.append(example["image"])
-        return np.stack(result)
+            result.append(example)
+        return {key: np.stack([example[key] for example in result]) for key in result[0]}
 
 
 @dataclasses.dataclass
@@ -97,12 +116,16 @@ class Model:
     preprocessing: Preprocessing | None = None
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def tower(self, name: str) -> dict[str, Any]:
-        """The part of a tower. Raises Inexpressible if there is none of its own, or of another kind than outside."""
-        part, kind = self.task["towers"].get(name), {"image": "vit", "text": "text"}[name]
-        if not isinstance(part, dict) or part["kind"] != kind:
+    def tower(self, name: str, *others: str) -> dict[str, Any]:
+        """The part of a tower. others: kinds that serve beside the vision and text transformer.
+
+        Raises Inexpressible if there is none of its own, or of another kind.
+        """
+        part, kinds = self.task["towers"].get(name), ({"image": "vit", "text": "text"}[name], *others)
+        if not isinstance(part, dict) or part["kind"] not in kinds:
+            known = " or ".join(map(repr, kinds))
             raise Inexpressible(
-                f"task.towers.{name}: the target needs a tower of its own for {name!r}, of kind {kind!r}"
+                f"task.towers.{name}: the target needs a tower of its own for {name!r}, of kind {known}"
             )
         return part
 
@@ -135,6 +158,8 @@ def complete(task: Part, vocab: int | None = None) -> dict[str, Any]:
     for name, part in resolved["towers"].items():
         if isinstance(part, dict) and f"towers/{name}/stack/blocks/attention/qkv" in shapes:
             part.update(sizes(part, {k: v.shape for k, v in shapes.items()}, f"towers/{name}"))
+        elif isinstance(part, dict) and part["kind"] == "resnet":
+            part.update(resnet_sizes({k: v.shape for k, v in shapes.items()}, f"towers/{name}"))
     return resolved
 
 
@@ -146,6 +171,14 @@ def sizes(part: Part, shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[
     if part.get("patch") is None and "/" in (part.get("variant") or ""):
         found["patch"] = int(part["variant"].partition("/")[2])
     return found
+
+
+def resnet_sizes(shapes: Mapping[str, tuple[int, ...]], path: str) -> dict[str, Any]:
+    """Width, heads and blocks of each stage of a ResNet from its arrays."""
+    stages = [k.removeprefix(f"{path}/stages/").split("/")[:2] for k in shapes if k.startswith(f"{path}/stages/")]
+    depths = [len({block for s, block in stages if s == stage}) for stage in sorted({s for s, _ in stages})]
+    width, _, heads, _ = shapes[f"{path}/attention/qkv"]
+    return {"variant": None, "depths": depths, "width": width // 32, "heads": heads}
 
 
 def load(workdir: pathlib.Path, step: int | None = None) -> Model:
@@ -161,7 +194,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
     transforms = evaluations[0] if evaluations else config.get("data", {}).get("transforms", [])
     image = task["towers"].get("image")
     preprocessing = Preprocessing.of(transforms, image) if isinstance(image, dict) and "mean" in image else None
-    arrays, step = load_arrays(workdir / "checkpoints", step)
+    arrays, _, step = load_arrays(workdir / "checkpoints", step)
     _, _, shapes = build(task)
     wanted = {k: v.shape for k, v in shapes.items()}
     differences = [
@@ -173,22 +206,24 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
     return Model(task, arrays, tokenizer, preprocessing, card)
 
 
-def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.ndarray], int]:
-    """Parameters of a checkpoint on the host, each replaced by its moving average where there is one, and the step."""
+def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
+    """Parameters of a checkpoint on the host, each replaced by its moving average where there is one; the other arrays
+    of its task; and the step."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is not there; --workdir is the folder that was given to bigcl.train")
-    checkpoints = Checkpoints(folder)
+    checkpoints = Checkpoints(folder, read_only=True)
     step = checkpoints.available(step)
     path = folder.absolute() / str(step) / "default"
     reader = ocp.PyTreeCheckpointer()
-    saved = reader.metadata(path).item_metadata.tree
-    wanted = {k: 0 for k in saved if k.startswith(("params/", "ema/"))}
+    groups = ("params/", "ema/", "extra/")
+    wanted = {k: 0 for k in reader.metadata(path).item_metadata.tree if k.startswith(groups)}
     as_numpy = {k: ocp.RestoreArgs(restore_type=np.ndarray) for k in wanted}
     values = reader.restore(path, ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
     checkpoints.close()
-    params = {k.removeprefix("params/"): np.asarray(v) for k, v in values.items() if k.startswith("params/")}
-    average = {k.removeprefix("ema/"): np.asarray(v) for k, v in values.items() if k.startswith("ema/")}
-    return {**params, **average}, step
+    params, average, extra = (
+        {k.removeprefix(group): np.asarray(v) for k, v in values.items() if k.startswith(group)} for group in groups
+    )
+    return {**params, **average}, extra, step
 
 
 def save(model: Model, folder: pathlib.Path) -> None:

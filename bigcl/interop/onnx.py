@@ -8,7 +8,7 @@ import numpy as np
 
 from bigcl.interop import huggingface, timm
 from bigcl.interop.card import write_description
-from bigcl.interop.model import Model
+from bigcl.interop.model import Inexpressible, Model
 
 
 def export(model: Model, out: pathlib.Path) -> None:
@@ -36,6 +36,8 @@ def torch_towers(model: Model, folder: pathlib.Path) -> dict[str, tuple[Any, Any
     """PyTorch modules from raw inputs to normalised embeddings, each with an example of its input."""
     import torch
 
+    if model.tower("image").get("naflex"):
+        raise Inexpressible("task.towers.image.naflex = True: an ONNX tower has one input of one shape")
     lone = "text" not in model.task["towers"]
     (timm if lone else huggingface).export(model, folder)
     if lone:

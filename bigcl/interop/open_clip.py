@@ -1,13 +1,14 @@
 """open_clip: its own CLIP (the names of OpenAI's), and SigLIP, whose image tower is timm's."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tokenizers as hf
 
 from bigcl.data.tokenizers import TokenizersJSON
-from bigcl.interop import files, timm
+from bigcl.interop import files, resnet, timm
 from bigcl.interop.huggingface import read_tokenizer, write_tokenizer
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect
 from bigcl.interop.table import Row, Table, convolution, flat, linear, multihead, norm, read, under, write
@@ -45,9 +46,11 @@ PROJECTION: Table = (Row("text_projection", "projection/kernel"),)
 PROJECTION_WITH_BIAS: Table = linear("text_projection", "projection")
 
 
-def table(*, trunk: bool, custom_text: bool, bias: bool) -> Table:
-    """trunk: the image tower is timm's.  custom_text: text names have a prefix.  bias: of the text projection."""
+def table(*, trunk: bool, custom_text: bool, bias: bool, depths: Sequence[int] = ()) -> Table:
+    """trunk: the image tower is timm's.  custom_text: text names have a prefix.  bias: of the text projection.  depths:
+    of the stages of a ResNet."""
     image = timm.TRUNK + linear("proj", "projection") if trunk else VISUAL
+    image = resnet.table(depths) if depths else image
     text = TEXT + (PROJECTION_WITH_BIAS if bias else PROJECTION)
     return (
         *under("visual.trunk." if trunk else "visual.", "towers/image/", image),
@@ -160,14 +163,17 @@ def own_form(arrays: dict[str, np.ndarray], tower: dict[str, Any]) -> dict[str, 
 
 def model_config(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
     """`model_cfg`, the table of names, and the arrays in open_clip's form. Raises Inexpressible."""
-    image, text = model.tower("image"), model.tower("text")
+    image, text = model.tower("image", "resnet"), model.tower("text")
     text_cfg = text_config(text)
-    trunk = image["pool"] == "map"
-    if trunk:
+    trunk = image.get("pool") == "map"
+    if image["kind"] == "resnet":
+        vision_cfg: dict[str, Any] = resnet.vision_config(image)
+        arrays = dict(model.arrays)
+    elif trunk:
         timm.arguments(image)
         if image["embed_dim"] or image["norm_eps"] != 1e-6:
             raise Inexpressible("task.towers.image: open_clip's SigLIP has embed_dim None and norm_eps 1e-6")
-        vision_cfg: dict[str, Any] = {
+        vision_cfg = {
             "image_size": image["image_size"],
             "timm_model_name": timm_name(image),
             "timm_model_pretrained": False,
@@ -177,7 +183,8 @@ def model_config(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndar
         arrays = timm.trunk_form(model.arrays, image)
     else:
         vision_cfg, arrays = vision_config(image), own_form(model.arrays, image)
-    quick = {t["activation"] == "quick_gelu" for t in ((text,) if trunk else (image, text))}
+    own = image["kind"] == "vit" and not trunk
+    quick = {t["activation"] == "quick_gelu" for t in ((image, text) if own else (text,))}
     if len(quick) == 2:
         raise Inexpressible("task.towers.*.activation: open_clip has quick_gelu in both towers or in none")
     config: dict[str, Any] = {
@@ -189,7 +196,8 @@ def model_config(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndar
     }
     if "bias" in arrays:
         config["init_logit_bias"] = -10.0
-    return config, table(trunk=trunk, custom_text=trunk, bias=text["projection_bias"]), arrays
+    depths = image["depths"] if image["kind"] == "resnet" else ()
+    return config, table(trunk=trunk, custom_text=trunk, bias=text["projection_bias"], depths=depths), arrays
 
 
 def export(model: Model, out: pathlib.Path) -> None:
@@ -202,7 +210,10 @@ def export(model: Model, out: pathlib.Path) -> None:
         config["text_cfg"]["hf_tokenizer_name"] = (
             "."  # in a local folder the name counts for nothing, but must be there
         )
-    files.write_safetensors(write(names, arrays), out / "open_clip_model.safetensors")
+    tensors = write(names, arrays)
+    if model.tower("image", "resnet")["kind"] == "resnet":
+        tensors = resnet.unfolded(tensors, "visual.")
+    files.write_safetensors(tensors, out / "open_clip_model.safetensors")
     files.write_json({"model_cfg": config, "preprocess_cfg": preprocess}, out / CONFIG)
 
 
@@ -239,7 +250,7 @@ def image_part(vision: dict[str, Any], config: dict[str, Any], shapes: dict[str,
     known |= {"pool_type", "act_kwargs", "norm_kwargs", "output_tokens"}
     refuse_unknown(vision, known, "vision_cfg")
     if not isinstance(vision.get("layers", 12), int):
-        raise Inexpressible(f"{CONFIG}: vision_cfg.layers {vision['layers']}: a CLIP ResNet; bigcl has no such tower")
+        return resnet.part(vision, config["embed_dim"])
     if vision.get("pool_type", "tok") not in ("tok", "avg"):
         raise Inexpressible(f"{CONFIG}: vision_cfg.pool_type {vision['pool_type']!r}")
     mean = vision.get("pool_type", "tok") == "avg"
@@ -308,7 +319,7 @@ def load(path: pathlib.Path) -> Model:
         {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_bias", "init_logit_scale"},
         "model_cfg",
     )
-    tensors = files.read_tensors(weights)
+    tensors = resnet.folded(files.read_tensors(weights), "visual.")
     shapes = {k: v.shape for k, v in tensors.items()}
     trunk = "timm_model_name" in config["vision_cfg"]
     image, text = image_part(config["vision_cfg"], config, shapes), text_part(config["text_cfg"], config)
@@ -316,12 +327,15 @@ def load(path: pathlib.Path) -> Model:
     loss = "sigmoid" if "logit_bias" in tensors else "infonce"
     towers = {"image": image, "text": text}
     task, wanted = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": loss, "of": list(towers)}]})
-    if image["pool"] == "mean":  # the class token beside mean pooling is a register, which has no position of its own
+    if (
+        image.get("pool") == "mean"
+    ):  # the class token beside mean pooling is a register, which has no position of its own
         position = tensors["visual.positional_embedding"]
         tensors["visual.class_embedding"] = tensors["visual.class_embedding"] + position[0]
         tensors["visual.positional_embedding"] = position[1:]
-    names = table(trunk=trunk, custom_text="text.ln_final.weight" in tensors, bias=text["projection_bias"])
-    if image["pool"] == "mean":
+    prefixed, depths = "text.ln_final.weight" in tensors, image.get("depths", ())
+    names = table(trunk=trunk, custom_text=prefixed, bias=text["projection_bias"], depths=depths)
+    if image.get("pool") == "mean":
         names = tuple(r._replace(path="towers/image/registers") if r.path == "towers/image/cls" else r for r in names)
     for name in ("logit_scale", "logit_bias"):  # of one element in some files
         if name in tensors:

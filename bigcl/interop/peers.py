@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 Outputs = dict[str, np.ndarray]
+READ = ("input_ids", "pixel_values", "pixel_attention_mask", "spatial_shapes")
+"""What models of transformers are given; texts are padded to the full length and have no mask."""
 
 
 def open_clip(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str], ids: np.ndarray) -> Outputs:
@@ -44,18 +46,17 @@ def transformers(folder: str, pictures: Sequence[Image.Image], texts: Sequence[s
     model = library.AutoModel.from_pretrained(folder).eval()
     if (pathlib.Path(folder) / "tokenizer.json").exists():
         processor = library.AutoProcessor.from_pretrained(folder)
-        inputs = processor(
-            text=list(texts), images=list(pictures), return_tensors="pt", padding="max_length", truncation=True
-        )
-        tokens, images = inputs["input_ids"], inputs["pixel_values"]
+        length = {"padding": "max_length", "max_length": model.config.text_config.max_position_embeddings}
+        inputs = processor(text=list(texts), images=list(pictures), return_tensors="pt", truncation=True, **length)
     else:
-        tokens = torch.from_numpy(ids)
-        images = library.AutoImageProcessor.from_pretrained(folder)(images=list(pictures), return_tensors="pt")
-        images = images["pixel_values"]
+        inputs = library.AutoImageProcessor.from_pretrained(folder)(images=list(pictures), return_tensors="pt")
+        inputs["input_ids"] = torch.from_numpy(ids)
+    inputs = {k: v for k, v in inputs.items() if k in READ}
     with torch.inference_mode():
-        result = model(input_ids=tokens, pixel_values=images)
+        result = model(**inputs)
     found = {"image": result.image_embeds, "text": result.text_embeds, "logits": result.logits_per_image}
-    return {name: value.numpy() for name, value in {**found, "pixels": images, "ids": tokens}.items()}
+    found |= {"pixels": inputs["pixel_values"], "ids": inputs["input_ids"]}
+    return {name: value.numpy() for name, value in found.items()}
 
 
 def timm(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str], ids: np.ndarray) -> Outputs:

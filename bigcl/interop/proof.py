@@ -87,20 +87,24 @@ def split_differences(
     """The differences as TOLERANCES has them."""
     if model.preprocessing is None:
         return differences(theirs, ours)
-    size = model.preprocessing.size
-    as_is = np.array([p.size == (size, size) for p in pictures])
+    as_is, mask = np.array([model.preprocessing.keeps(p) for p in pictures]), ours.pop("mask", None)
     for side in (theirs, ours):
         side["pixels"] = levels(side["pixels"], model.preprocessing)
+        if mask is not None and side["pixels"].shape[:2] == mask.shape:
+            side["pixels"] = side["pixels"] * mask[..., None]
         side["resized"] = side["image"][~as_is]
         side |= {k: side[k][as_is] for k in ("image", "logits") if k in side}
     return differences(theirs, ours)
 
 
 def levels(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Pixels `[n, h, w, 3]` in levels of 0 to 255, from those or from normalised ones with the channels in front."""
+    """Pixels `[n, h, w, 3]` in levels of 0 to 255, from those or from normalised ones with the channels in front; or
+    patches `[n, tokens, values]`."""
     if pixels.dtype == np.uint8:
         return pixels.astype(np.float32)
     mean, std = (np.array(x, np.float32) for x in (preprocessing.mean, preprocessing.std))
+    if pixels.ndim == 3:
+        return (255 * (pixels.reshape(*pixels.shape[:2], -1, 3) * std + mean)).reshape(pixels.shape)
     return 255 * (pixels.transpose(0, 2, 3, 1) * std + mean)
 
 
@@ -125,10 +129,11 @@ def outputs(model: Model, pictures: Sequence[Image.Image], ids: np.ndarray) -> d
     """bigcl's embeddings and logits."""
     batch: dict[str, np.ndarray] = {}
     if "image" in model.task["towers"] and model.preprocessing is not None:
-        batch["image"] = model.preprocessing(pictures)
+        batch |= model.preprocessing(pictures)
     if "text" in model.task["towers"]:
         batch["text"] = ids
-    result = model.encode(batch) | {name: batch[k] for k, name in (("image", "pixels"), ("text", "ids")) if k in batch}
+    made_of = {"image": "pixels", "text": "ids", "image_mask": "mask"}
+    result = model.encode(batch) | {name: batch[k] for k, name in made_of.items() if k in batch}
     if {"image", "text"} <= set(result):
         bias = model.arrays.get("bias", np.float32(0))
         result["logits"] = np.exp(model.arrays["log_scale"]) * result["image"] @ result["text"].T + bias

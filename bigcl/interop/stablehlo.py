@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from bigcl.interop import files
 from bigcl.interop.card import write_description
-from bigcl.interop.model import Model, build
+from bigcl.interop.model import Inexpressible, Model, build
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -40,7 +40,10 @@ def inputs(model: Model) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Shape of one example and dtype of each input."""
     found: dict[str, tuple[tuple[int, ...], Any]] = {}
     if "image" in model.task["towers"]:
-        size = model.tower("image")["image_size"]
+        tower = model.tower("image", "resnet")
+        if tower.get("naflex"):
+            raise Inexpressible("task.towers.image.naflex = True: a compiled tower has one input of one shape")
+        size = tower["image_size"]
         found["image"] = ((size, size, 3), jnp.uint8)
     if "text" in model.task["towers"]:
         found["text"] = ((model.tower("text")["length"],), jnp.int32)

@@ -51,6 +51,11 @@ def convolution(x: np.ndarray) -> np.ndarray:
     return x.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
 
 
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """The kernel of a convolution, `[h, w, in, out]` as `[out, in, h, w]`."""
+    return x.transpose(3, 2, 0, 1)
+
+
 class Row(NamedTuple):
     """An outside tensor and where bigcl has it.
 

@@ -24,9 +24,9 @@ from bigcl.towers.layers import split_keys
 class TwoTower(Task):
     """Towers whose outputs are compared by losses.
 
-    towers: for each input its tower. The batch key of an input is its name (`<name>_mask`, where present, says which of
-        its tokens are real). A string instead of a part names another input whose tower is shared (CLIPPO, Tschannen et
-        al. 2023), which also makes views of one input.
+    towers: for each input its tower. The batch key of an input is its name; `<name>_mask`, where present, says which of
+        its tokens are real, `<name>_shape` in what grid they lie. A string instead of a part names another input whose
+        tower is shared (CLIPPO, Tschannen et al. 2023), which also makes views of one input.
     losses: each a loss with
         `of`, the outputs that it compares: an input's embedding (`image`), its tokens (`image.tokens`), a head's output
         for it (`local/image`), the teacher's embedding of it (`teacher/image`);
@@ -122,13 +122,14 @@ class TwoTower(Task):
         outputs = {}
         for name in present:
             inputs = batch[name], batch.get(f"{name}_mask")
-            encoding = self.towers[self.inputs[name]](*inputs, keys[name])
+            shape = {"shape": batch[f"{name}_shape"]} if f"{name}_shape" in batch else {}
+            encoding = self.towers[self.inputs[name]](*inputs, keys[name], **shape)
             outputs[name] = self.finished(encoding.embedding)
             if f"{name}.tokens" in self.wanted:
                 outputs[f"{name}.tokens"] = encoding.tokens
                 outputs[f"{name}.mask"] = encoding.mask
             if self.teacher is not None and f"teacher/{name}" in self.wanted:
-                taught = self.teacher.towers[self.inputs[name]](*inputs, None)
+                taught = self.teacher.towers[self.inputs[name]](*inputs, None, **shape)
                 outputs[f"teacher/{name}"] = jax.lax.stop_gradient(self.finished(taught.embedding))
         return outputs
 
@@ -174,7 +175,11 @@ class TwoTower(Task):
         return {name: z for name, z in self.forward(batch, None).items() if name in self.inputs}
 
     def reads(self) -> dict[str, jax.ShapeDtypeStruct]:
-        return {name: self.towers[tower].reads() for name, tower in self.inputs.items()}
+        found: dict[str, jax.ShapeDtypeStruct] = {}
+        for name, tower in self.inputs.items():
+            what = self.towers[tower].reads()
+            found |= {f"{name}{key}": x for key, x in what.items()} if isinstance(what, Mapping) else {name: what}
+        return found
 
     def begin(self) -> None:
         if self.teacher is not None:

@@ -6,14 +6,14 @@ Layouts are those of OpenAI CLIP and SigLIP up to reshapes, so that weights can 
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from bigcl.mesh import constrain_batch
 from bigcl.registry import nearest
@@ -334,6 +334,15 @@ def _weights_backward(kept: tuple[Any, ...], gradient: Array) -> tuple[Array, Ar
 attention_weights.defvjp(_weights_forward, _weights_backward)
 
 
+def normalise(image: Shaped[Array, "*b c"], mean: Sequence[float], std: Sequence[float], dtype) -> Float[Array, "*b c"]:
+    """uint8 pixels to floats, scaled to [0, 1] and normalised by channel; floats pass."""
+    if image.dtype != jnp.uint8:
+        return image.astype(dtype)
+    lead = (None,) * (image.ndim - 1)
+    m, s = (jnp.array(x, jnp.float32)[lead] for x in (mean, std))
+    return ((image.astype(jnp.float32) / 255 - m) / s).astype(dtype)
+
+
 def resolve_sizes(
     tower: str, variants: Mapping[str, tuple[int, ...]], variant: str | None, *sizes: int | None
 ) -> list[int]:
@@ -400,3 +409,27 @@ def sincos_table(coordinates: np.ndarray, width: int) -> Float[np.ndarray, "n w"
     frequency = 10_000.0 ** -(np.arange(share) / share)
     angle = coordinates[:, :, None] * frequency
     return np.concatenate([np.sin(angle), np.cos(angle)], -1).reshape(len(coordinates), width).astype(np.float32)
+
+
+def resize_positions(
+    position: Float[Array, "s s w"], shape: Int[Array, "b 2"], length: int
+) -> Float[Array, "b {length} w"]:
+    """Learned positions for the places of grids of `shape`, row by row: resized bilinearly, antialiased. What lies
+    beyond a grid has no meaning."""
+    rows, columns = shape[:, :1], shape[:, 1:]
+    place = jnp.arange(length)[None]
+    row, column = (
+        resizing_weights(index, size, position.shape[0])
+        for index, size in ((place // columns, rows), (place % columns, columns))
+    )
+    return jnp.einsum("bni,bnj,ijw->bnw", row, column, position)
+
+
+def resizing_weights(index: Int[Array, "b n"], size: Int[Array, "b 1"], side: int) -> Float[Array, "b n {side}"]:
+    """How much each of `side` places counts for place `index` of `size`: a triangle about it, as wide as a place of the
+    coarser grid."""
+    scale = (side / size.astype(jnp.float32))[..., None]
+    centre = (index.astype(jnp.float32)[..., None] + 0.5) * scale - 0.5
+    distance = jnp.abs(jnp.arange(side, dtype=jnp.float32)[None, None] - centre)
+    weight = jnp.maximum(0.0, 1.0 - distance / jnp.maximum(scale, 1.0))
+    return weight / jnp.maximum(weight.sum(-1, keepdims=True), jnp.finfo(jnp.float32).tiny)

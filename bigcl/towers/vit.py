@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from bigcl.towers import layers
 from bigcl.towers.encoding import Encoding
@@ -38,6 +38,9 @@ class ViT(nnx.Module):
     pre_norm: the layer norm before the first block that CLIP has.
     patch_dropout: share of patches left out of each training image (FLIP, Li et al. 2023).
     embed_dim: width of a final linear projection (without bias, as in CLIP), None for none (as in SigLIP).
+    naflex: pictures of any shape (SigLIP 2 NaFlex, Tschannen et al. 2025, 2.4): not images but patches `[B, N, patch *
+        patch * C]`, as the transform `naflex` gives them. Positions are learned for the square `image_size` and
+        interpolated to the rows and columns of each picture.
     trim: leave out the last rows and columns of images whose size is no multiple of the patch (SigLIP's So400m/14 at
         384 pixels), instead of raising ValueError.
     matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
@@ -70,6 +73,7 @@ class ViT(nnx.Module):
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         trim: bool = False,
+        naflex: bool = False,
         remat: str = layers.REMAT,
         scan: bool = True,
         matmul: layers.Matmul = "plain",
@@ -80,6 +84,9 @@ class ViT(nnx.Module):
         width, depth, heads, mlp_width = layers.resolve_sizes("vit", VARIANTS, name, width, depth, heads, mlp_width)
         if image_size % patch and not trim:
             raise ValueError(f"vit: image_size {image_size} is not a multiple of patch {patch}")
+        if naflex and positions != "learned":
+            raise ValueError(f"vit: positions {positions!r} with naflex; only learned ones are interpolated")
+        self.naflex = naflex
         self.image_size, self.patch, self.channels, self.width, self.head = (
             image_size,
             patch,
@@ -108,14 +115,16 @@ class ViT(nnx.Module):
 
     def __call__(
         self,
-        image: Shaped[Array, "b h w c"],
+        image: Shaped[Array, "b h w c"] | Shaped[Array, "b n p"],
         mask: Bool[Array, "b n"] | None = None,
         rng: Key[Array, "b"] | None = None,
+        *,
+        shape: Int[Array, "b 2"] | None = None,
     ) -> Encoding:
-        """`mask`: which patches are real (all by default)."""
+        """`mask`: which patches are real (all by default).  `shape`: rows and columns of each picture, if `naflex`."""
         keep_rng, stack_rng = (None, None) if rng is None else layers.split_keys(rng, 2)
-        x = self.embed(self.patchify(self.normalise(image)))
-        x, prefix, rotation = self.place(x)
+        x = self.embed(self.patches(image) if self.naflex else self.patchify(self.normalise(image)))
+        x, prefix, rotation = self.place(x, shape)
         if keep_rng is not None and self.patch_dropout:
             x, mask, rotation = drop_patches(keep_rng, 1 - self.patch_dropout, x, mask, rotation)
         x, mask, rotation = prepend(prefix, x, mask, rotation)
@@ -138,8 +147,15 @@ class ViT(nnx.Module):
         x = tokens if self.map is None else self.map(tokens.reshape(b * n, 1, -1)).reshape(b, n, -1)
         return x if self.projection is None else self.projection(x)
 
-    def reads(self) -> jax.ShapeDtypeStruct:
-        """One image."""
+    def reads(self) -> jax.ShapeDtypeStruct | dict[str, jax.ShapeDtypeStruct]:
+        """One image; if `naflex` its patches, which of them are real, and their rows and columns."""
+        if self.naflex:
+            tokens = (self.image_size // self.patch) ** 2
+            return {
+                "": jax.ShapeDtypeStruct((tokens, self.patch**2 * self.channels), jnp.uint8),
+                "_mask": jax.ShapeDtypeStruct((tokens,), jnp.bool_),
+                "_shape": jax.ShapeDtypeStruct((2,), jnp.int32),
+            }
         return jax.ShapeDtypeStruct((self.image_size, self.image_size, self.channels), jnp.uint8)
 
     def normalise(self, image: Shaped[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -149,10 +165,17 @@ class ViT(nnx.Module):
                 f"vit: images of {image.shape[1:]} reached a tower of "
                 f"image_size {self.image_size}, channels {self.channels}"
             )
-        if image.dtype != jnp.uint8:
-            return image.astype(self.dtype)
-        mean, std = jnp.array(self.mean, jnp.float32), jnp.array(self.std, jnp.float32)
-        return ((image.astype(jnp.float32) / 255 - mean[None, None, None]) / std[None, None, None]).astype(self.dtype)
+        return layers.normalise(image, self.mean, self.std, self.dtype)
+
+    def patches(self, image: Shaped[Array, "b *n"]) -> Float[Array, "b n p"]:
+        """Patches as they come to normalised floats."""
+        if image.ndim != 3 or image.shape[2] != self.patch**2 * self.channels:
+            raise ValueError(
+                f"vit: patches of {image.shape[2:]} reached a naflex tower of patch {self.patch}, channels "
+                f"{self.channels}; the transform 'naflex' makes them"
+            )
+        pixels = image.reshape(*image.shape[:2], self.patch**2, self.channels)
+        return layers.normalise(pixels, self.mean, self.std, self.dtype).reshape(image.shape)
 
     def patchify(self, image: Float[Array, "b h w c"]) -> Float[Array, "b n p"]:
         """Non-overlapping patches as vectors, row by row: a strided convolution written as a matrix product."""
@@ -161,7 +184,7 @@ class ViT(nnx.Module):
         x = image[:, : side * self.patch, : side * self.patch].reshape(b, side, self.patch, side, self.patch, c)
         return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, -1, self.patch * self.patch * c)
 
-    def place(self, x: Float[Array, "b n w"]) -> tuple[Array, Array, Array | None]:
+    def place(self, x: Float[Array, "b n w"], shape: Int[Array, "b 2"] | None) -> tuple[Array, Array, Array | None]:
         """Adds positions to the patches. Returns them, the tokens to put in front `[k, W]`, and the rotations `[1, N,
         2, r]` if rotary."""
         prefix = [p[...] for p in (self.cls, self.registers) if p is not None]
@@ -170,7 +193,13 @@ class ViT(nnx.Module):
             position = self.position[...]
             if self.cls is not None:
                 front, position = front.at[0].add(position[0]), position[1:]
-            return x + position[None].astype(x.dtype), front.astype(x.dtype), None
+            position = position[None]
+            if self.naflex:
+                if shape is None:
+                    raise ValueError("vit: a naflex tower needs the shape of each picture; the transform gives it")
+                grid = (self.image_size // self.patch,) * 2
+                position = layers.resize_positions(position.reshape(*grid, -1), shape, x.shape[1])
+            return x + position.astype(x.dtype), front.astype(x.dtype), None
         side = np.arange(self.image_size // self.patch)
         places = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(-1, 2)
         if self.positions == "sincos":

@@ -122,6 +122,33 @@ def test_transformers_siglip(size, patch, tmp_path):
     same_tensors(leave(huggingface.export, model, tmp_path / "back"), peer.state_dict())
 
 
+@pytest.mark.parametrize("grids", [[(4, 4)] * 3, [(2, 7), (5, 3), (1, 9)]])
+def test_transformers_naflex(grids, tmp_path):
+    """Pictures of the shape whose positions are learned, and of others."""
+    text = {k: v for k, v in CLIP_TEXT.items() if not k.endswith("_id")} | {"projection_size": 32}
+    vision = {**VISION, "patch_size": 4, "num_patches": 16}
+    peer = randomize(transformers.Siglip2Model(transformers.Siglip2Config(vision_config=vision, text_config=text)))
+    peer.save_pretrained(tmp_path / "peer")
+    model = arrive("transformers", tmp_path / "peer", tmp_path / "out")
+    assert model.tower("image")["naflex"] and model.preprocessing.tokens == 16
+    mask = np.array([np.arange(16) < rows * columns for rows, columns in grids])
+    patches = np.random.default_rng(0).normal(size=(3, 16, 48)).astype(np.float32) * mask[..., None]
+    ids, shape = texts(10, 50), np.array(grids, np.int32)
+    result = peer(
+        input_ids=torch.from_numpy(ids).long(),
+        pixel_values=torch.from_numpy(patches),
+        pixel_attention_mask=torch.from_numpy(mask).int(),
+        spatial_shapes=torch.from_numpy(shape).long(),
+    )
+    batch = {"image": patches, "image_mask": mask, "image_shape": shape, "text": ids}
+    ours = model.encode(batch)
+    np.testing.assert_allclose(ours["image"], unit(result.image_embeds), atol=TOLERANCE)
+    np.testing.assert_allclose(ours["text"], unit(result.text_embeds), atol=TOLERANCE)
+    logits = np.exp(model.arrays["log_scale"]) * ours["image"] @ ours["text"].T + model.arrays["bias"]
+    np.testing.assert_allclose(logits, result.logits_per_image.detach(), atol=1e-4)
+    same_tensors(leave(huggingface.export, model, tmp_path / "back"), peer.state_dict())
+
+
 @pytest.mark.parametrize("registers", [0, 4])
 def test_transformers_dinov2(registers, tmp_path):
     sizes = {k: v for k, v in VISION.items() if k != "intermediate_size"} | {"mlp_ratio": 2}
@@ -221,6 +248,32 @@ def test_open_clip(pool, quick_gelu, vision, text, tmp_path):
     same_tensors(leave(names.export, model, tmp_path / "back"), peer.state_dict())
     again = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
     np.testing.assert_array_equal(unit(again.encode_image(torch_images(x))), theirs["image"])
+
+
+@pytest.mark.parametrize("layers, width, size", [([1, 2, 1, 1], 8, 64), ([2, 1, 2, 1], 16, 96)])
+def test_open_clip_resnet(layers, width, size, tmp_path):
+    """Batch norms are folded, so that other tensors leave, which are the same function."""
+    vision_cfg = {"image_size": size, "layers": layers, "width": width, "head_width": 16, "patch_size": None}
+    text_cfg = {"context_length": 10, "vocab_size": 50, "width": 24, "heads": 2, "layers": 2}
+    config = {"embed_dim": 20, "quick_gelu": True, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    peer = randomize(open_clip.model.CLIP(**config))
+    for name, buffer in peer.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.add_(torch.rand_like(buffer), alpha=0.5)
+    open_clip_folder(tmp_path / "peer", config, peer)
+    model = arrive("open_clip", tmp_path / "peer", tmp_path / "out")
+    x, ids = images(size), texts(10, 50)
+    theirs = {
+        "image": unit(peer.encode_image(torch_images(x))),
+        "text": unit(peer.encode_text(torch.from_numpy(ids).long())),
+    }
+    close(model, x, ids, theirs)
+    left = leave(names.export, model, tmp_path / "back")
+    assert set(left) == set(peer.state_dict())
+    again = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
+    np.testing.assert_allclose(unit(again.encode_image(torch_images(x))), theirs["image"], atol=TOLERANCE)
+    with pytest.raises(Inexpressible, match="'vit'"):
+        huggingface.clip(model)
 
 
 def siglip_of_open_clip(width=128):

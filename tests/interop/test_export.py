@@ -7,12 +7,14 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from bigcl import export as command
 from bigcl.checkpoint import Checkpoints
 from bigcl.data.tokenizers import TokenizersJSON, train_bpe
 from bigcl.interop import files, huggingface, open_clip, proof, timm
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, load, save
+from bigcl.pretrained import Pretrained
 
 TEXTS = ["a cat on a mat", "the dog and the log", "Straße und Café", "東京の夜"] * 3
 PEERS = pytest.mark.skipif(
@@ -54,7 +56,21 @@ def make(towers, tokenizer, loss="infonce", mode="squash", **change):
     rng = np.random.default_rng(0)
     arrays = {k: rng.normal(scale=0.2, size=s).astype(np.float32) for k, s in shapes.items()}
     arrays["log_scale"] = np.float32(2.0).reshape(())
-    return Model(task, arrays, tokenizer, Preprocessing.of(Preprocessing(16, mode).transforms(), image))
+    return Model(
+        task, arrays, tokenizer, Preprocessing.of(Preprocessing(16, mode).transforms(), task["towers"]["image"])
+    )
+
+
+def test_the_shape_of_a_picture_is_kept_by_naflex():
+    """What counts as not resized, and what of a config becomes of it."""
+    tower = {**IMAGE, "naflex": True}
+    how = Preprocessing.of([{"kind": "naflex", "patch": 8, "tokens": 6, "method": "bicubic"}], tower)
+    assert (how.mode, how.tokens, how.method, how.patch) == ("naflex", 6, "bicubic", 8)
+    assert Preprocessing.of(how.transforms(), tower) == how
+    wide, other = Image.new("RGB", (24, 16)), Image.new("RGB", (24, 20))
+    assert how.keeps(wide) and not how.keeps(other)
+    batch = how([wide, other])
+    assert batch["image"].shape == (2, 6, 192) and batch["image_shape"].tolist()[0] == [2, 3]
 
 
 def exported(model, target, folder, **options):
@@ -74,6 +90,7 @@ def exported(model, target, folder, **options):
         (CLIP, "infonce", {"patch_bias": True}, "transformers", "clip"),
         (SIGLIP, "sigmoid", {}, "transformers", "siglip"),
         (CLIP, "infonce", {}, "timm", None),
+        (SIGLIP, "sigmoid", {"naflex": True}, "transformers", "siglip2"),
         (EMOJI, "infonce", {"qk_norm": True, "positions": "rotary", "gated": True}, "jax", None),
         (EMOJI, "infonce", {}, "onnx", None),
     ],
@@ -144,6 +161,38 @@ def test_plain_safetensors(tokenizer, tmp_path):
 def test_without_proof_no_library_is_needed(target, form, tokenizer, tmp_path):
     assert exported(make(CLIP, tokenizer), target, tmp_path, verify=False) is None
     assert "Not checked (`--no-verify`)" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "towers, loss, change, target",
+    [
+        (EMOJI, "infonce", {}, "transformers"),
+        (EMOJI, "infonce", {"registers": 1}, "open_clip"),
+        (CLIP, "infonce", {}, "transformers"),
+        (CLIP, "sigmoid", {}, "open_clip"),
+        (SIGLIP, "sigmoid", {}, "transformers"),
+        (SIGLIP, "sigmoid", {"naflex": True}, "transformers"),
+        (EMOJI, "infonce", {"qk_norm": True, "positions": "rotary"}, "safetensors"),
+        (CLIP, "infonce", {}, "timm"),
+    ],
+)
+def test_an_exported_folder_is_opened_for_use(towers, loss, change, target, tokenizer, tmp_path):
+    """By its layout alone, with the preprocessing and tokenizer that it holds."""
+    model = make(towers, tokenizer, loss, **change)
+    exported(model, target, tmp_path, verify=False)
+    opened = Pretrained.open(tmp_path / "out")
+    pictures = [proof.painting((20, 28), seed) for seed in range(3)]
+    examples = [{"image": np.asarray(p), "text": t} for p, t in zip(pictures, TEXTS, strict=False)]
+    steps, prepared = opened.prepare(["image", "text"]), []
+    for example in examples:
+        for step in steps:
+            example = step(example, np.random.default_rng(0))
+        prepared.append(opened.reads(example))
+    found = opened.encode({k: np.stack([example[k] for example in prepared]) for k in prepared[0]})
+    expected = model.encode({**model.preprocessing(pictures), "text": tokenizer(TEXTS[:3], 12)})
+    assert set(found) == ({"image"} if target == "timm" else {"image", "text"})
+    for name, x in found.items():
+        np.testing.assert_allclose(x, expected[name], atol=1e-5)
 
 
 def test_a_missing_library_is_named(tokenizer, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bigcl.interop import big_vision, huggingface, open_clip, table, timm
+from bigcl.interop import big_vision, dual, huggingface, open_clip, resnet, siglip2, table, timm
 from bigcl.interop.model import blank
 
 VIT = {"kind": "vit", "image_size": 16, "patch": 4, "width": 8, "depth": 2, "heads": 2, "mlp_width": 12}
@@ -18,6 +18,12 @@ def task(image, text=None, loss="infonce"):
 
 CLIP = task({"pre_norm": True, "patch_bias": False, "embed_dim": 7}, {"embed_dim": 7})
 SIGLIP = task({"pool": "map"}, {"pool": "last", "embed_dim": 8, "projection_bias": True}, "sigmoid")
+NAFLEX = task({"pool": "map", "naflex": True}, {"pool": "last", "embed_dim": 8, "projection_bias": True}, "sigmoid")
+DUAL = task({"pool": "mean", "embed_dim": 7}, {"embed_dim": 7})
+RESNET = blank(
+    {"kind": "two_tower", "losses": []}
+    | {"towers": {"image": {"kind": "resnet", "image_size": 32, "depths": [2, 1, 1, 1], "width": 4, "heads": 2}}}
+)[1]
 LONE = {k: s for k, s in task({"registers": 2}).items() if k != "log_scale"}
 TABLES = {
     "open_clip": (open_clip.table(trunk=False, custom_text=False, bias=False), CLIP),
@@ -25,6 +31,12 @@ TABLES = {
     "transformers_clip": (huggingface.CLIP, CLIP),
     "transformers_siglip": (huggingface.SIGLIP, SIGLIP),
     "transformers_dinov2": (table.under("", "towers/image/", huggingface.DINOV2), LONE),
+    "transformers_naflex": (siglip2.TABLE, NAFLEX),
+    "transformers_dual": (dual.DUAL, DUAL),
+    "open_clip_resnet": (
+        table.under("visual.", "towers/image/", resnet.table([2, 1, 1, 1])),
+        {k: s for k, s in RESNET.items() if k != "log_scale"},
+    ),
     "big_vision": (big_vision.TABLE, SIGLIP),
     "timm": (timm.VIT, LONE),
 }

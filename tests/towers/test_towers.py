@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import TypeCheckError
 
 from bigcl import registry
-from bigcl.towers import Encoding, text, vit
+from bigcl.registry import ConfigError
+from bigcl.towers import Encoding, layers, text, vit
 
 SMALL = {"width": 16, "depth": 2, "heads": 2, "mlp_width": 24}
 VIT = {"kind": "vit", "image_size": 8, "patch": 4, **SMALL}
@@ -31,6 +32,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "vit-cls-rotary-registers": {**VIT, "positions": "rotary", "registers": 2, "gated": True, "activation": "silu"},
     "vit-mean-registers-dropout": {**VIT, "pool": "mean", "registers": 1, "dropout": 0.5, "patch_dropout": 0.5},
     "vit-one-channel": {**VIT, "channels": 1, "mean": [0.5], "std": [0.2], "pool": "map"},
+    "resnet": {"kind": "resnet", "image_size": 64, "depths": [1, 2, 1, 1], "width": 4, "heads": 4, "embed_dim": 5},
     "text-eot": {**TEXT, "embed_dim": 7, "activation": "quick_gelu"},
     "text-eot-padding": {**TEXT, "pad_id": 0},
     "text-last": {**TEXT, "pool": "last", "causal": False, "embed_dim": 4, "projection_bias": True},
@@ -46,8 +48,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "gru-ids": {**GRU, "vocab": 11},
     "table": {"kind": "table", "rows": 9, "width": 4},
 }
-TRANSFORMERS = ("vit", "text")
 EVERY = pytest.mark.parametrize("part", PARTS.values(), ids=PARTS.keys())
+TRANSFORMERS = ("vit", "text")
 STACKED = pytest.mark.parametrize(
     "part",
     [p for p in PARTS.values() if p["kind"] in TRANSFORMERS],
@@ -60,6 +62,10 @@ def build(part: Mapping[str, Any], dtype=jnp.float32) -> nnx.Module:
     graphdef, state = nnx.split(nnx.eval_shape(lambda: registry.build("tower", part, dtype=dtype, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     flat = [(path, p, rng.normal(size=p.shape)) for path, p in nnx.to_flat_state(state)]
+    if part["kind"] == "resnet":  # no norm undoes how large its kernels are, and not all of its units should be off
+        flat = [
+            (path, p, x / 0.3 * (2 * p.shape[-1] / p.size) ** 0.5 if p.ndim > 1 else np.abs(x)) for path, p, x in flat
+        ]
     values = [(path, p.replace(jnp.asarray(0.3 * x + (path[-1] == "scale"), p.dtype))) for path, p, x in flat]
     return nnx.merge(graphdef, nnx.from_flat_state(values))
 
@@ -80,6 +86,8 @@ def inputs(part: Mapping[str, Any], seed: int = 0) -> np.ndarray:
     match part["kind"]:
         case "vit":
             return rng.integers(0, 256, (B, 8, 8, part.get("channels", 3)), np.uint8)
+        case "resnet":
+            return rng.integers(0, 256, (B, 64, 64, 3), np.uint8)
         case "text":
             text = rng.integers(1, part["vocab"] - 1, (B, part["length"]), np.int32)
             for row, end in enumerate((5, 4, 2)):
@@ -140,11 +148,12 @@ def test_shapes_and_dtypes(part, dtype):
     assert {p.dtype for p in jax.tree.leaves(nnx.state(tower, nnx.Param))} == {jnp.dtype("float32")}
     out = call(tower, x)
     assert isinstance(out, Encoding) and out.embedding.shape == (B, width(part)) and out.embedding.dtype == dtype
-    if part["kind"] not in TRANSFORMERS:
+    if part["kind"] not in (*TRANSFORMERS, "resnet"):
         assert out.mask is None and (out.tokens is None or out.tokens.shape[:2] == (B, part["length"]))
     else:
-        n = 4 if part["kind"] == "vit" else part["length"]  # patches alone: no class token, no registers
-        assert out.tokens.shape == (B, n, part["width"]) and out.tokens.dtype == dtype
+        n = part["length"] if part["kind"] == "text" else 4  # patches alone: no class token, no registers
+        wide = part["width"] * (32 if part["kind"] == "resnet" else 1)
+        assert out.tokens.shape == (B, n, wide) and out.tokens.dtype == dtype
         assert (out.mask is None) == (part.get("pad_id") is None)
     full = call(build(part), x)
     np.testing.assert_allclose(
@@ -429,3 +438,54 @@ def test_shapes_are_checked_while_tests_run():
     """That is, the import hook of conftest.py is at work."""
     with pytest.raises(TypeCheckError, match="image"):
         build(VIT)(jnp.zeros((8, 8, 3), jnp.uint8))
+
+
+def grid_of(rows: int, columns: int, tokens: int, seed: int = 0) -> tuple[Any, Any, Any]:
+    """One picture as the transform `naflex` gives it: patches, mask, shape."""
+    real = np.arange(tokens) < rows * columns
+    patches = np.random.default_rng(seed).integers(0, 256, (1, tokens, 48), np.uint8) * real[None, :, None]
+    return patches.astype(np.uint8), real[None], np.array([[rows, columns]], np.int32)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean", "map"])
+def test_a_square_picture_is_the_same_to_naflex(pool):
+    """With as many patches as there are positions nothing is interpolated."""
+    x = inputs(VIT)
+    patches = x.reshape(B, 2, 4, 2, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(B, 4, 48)
+    shape = np.full((B, 2), 2, np.int32)
+    plain, native = build({**VIT, "pool": pool}), build({**VIT, "pool": pool, "naflex": True})
+    run = nnx.jit(lambda t, x, mask, shape: t(x, mask, shape=shape).embedding)
+    close(run(native, patches, np.ones((B, 4), bool), shape), call(plain, x).embedding)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (2, 7), (1, 3), (3, 1), (9, 2)])
+def test_naflex_positions_are_resized_as_a_picture(rows, columns):
+    position = np.random.default_rng(0).normal(size=(4, 4, 5)).astype(np.float32)
+    found = layers.resize_positions(jnp.asarray(position), jnp.array([[rows, columns], [4, 4]]), 20)
+    expected = jax.image.resize(position, (rows, columns, 5), "linear", antialias=True).reshape(-1, 5)
+    np.testing.assert_allclose(found[0, : rows * columns], expected, atol=1e-5)
+    np.testing.assert_allclose(found[1, :16], position.reshape(16, 5), atol=1e-6)
+
+
+def test_naflex_does_not_see_padding():
+    tower = build({**VIT, "image_size": 16, "pool": "map", "naflex": True})
+    run = nnx.jit(lambda t, x, mask, shape: t(x, mask, shape=shape).embedding)
+    (patches, mask, shape), (other, _, _) = grid_of(2, 3, 9), grid_of(3, 3, 9, seed=1)
+    noisy = np.where(mask[..., None], patches, other)
+    close(run(tower, noisy, mask, shape), run(tower, patches, mask, shape))
+    close(run(tower, patches[:, :6], mask[:, :6], shape), run(tower, patches, mask, shape))
+    turned = run(tower, patches, mask, shape[:, ::-1])
+    assert float(jnp.abs(turned - run(tower, patches, mask, shape)).max()) > 1e-3
+    assert {k: (v.shape, v.dtype) for k, v in tower.reads().items()} == {
+        "": ((16, 48), jnp.uint8), "_mask": ((16,), jnp.bool_), "_shape": ((2,), jnp.int32),
+    }  # fmt: skip
+
+
+def test_naflex_wants_patches_and_their_shape():
+    tower = build({**VIT, "naflex": True})
+    with pytest.raises(ValueError, match="the transform 'naflex' makes them"):
+        tower(jnp.zeros((1, 8, 8, 3), jnp.uint8))
+    with pytest.raises(ValueError, match="needs the shape of each picture"):
+        tower(jnp.zeros((1, 4, 48), jnp.uint8))
+    with pytest.raises(ConfigError, match="only learned ones are interpolated"):
+        build({**VIT, "naflex": True, "positions": "rotary"})
