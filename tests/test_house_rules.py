@@ -12,8 +12,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = sorted(p for d in ("bigcl", "configs", "launch", "tests", "benchmarks") for p in (ROOT / d).rglob("*.py"))
 PACKAGE = [p for p in SOURCES if (ROOT / "bigcl") in p.parents]
 IDEAS = {  # folder of one file per idea: what it also holds that is no idea of its own
-    "towers": {"__init__", "encoding", "layers", "matmul"},
-    "losses": {"__init__", "similarity", "streaming", "telemetry"},
+    "towers": {"__init__", "codebook", "encoding", "features", "layers", "matmul"},
+    "losses": {"__init__", "contrast", "similarity", "streaming", "telemetry"},
     "tasks": {"__init__", "state", "task", "terms"},
     "evals": {"__init__", "embedding", "gallery", "kmeans", "linear", "metrics", "prompts", "ranks"},
     "data/sources": {"__init__"},

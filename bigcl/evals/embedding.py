@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32
 
 from bigcl import registry
 from bigcl.data.loader import pad_batches
@@ -122,6 +122,12 @@ def embed_texts(
 def unit(x: np.ndarray) -> np.ndarray:
     """Rows of length 1; a zero row stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def cosine_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "d"]) -> Float[np.ndarray, "n"]:
+    """`1 - cos` of each row with one vector: of texts with an image that shows nothing, how visual they are (Verma et
+    al. 2023, "Learning the Visualness of Text Using Large Vision-Language Models")."""
+    return 1 - unit(x) @ unit(y)
 
 
 def group(values: Sequence[Hashable | None]) -> Int32[np.ndarray, "n"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
-from bigcl.evals.embedding import Examples
+from bigcl.evals.embedding import Examples, unit
 from bigcl.evals.ranks import in_chunks, over_rows
 from bigcl.registry import Part
 
@@ -25,7 +25,7 @@ class Geometry:
 
     alignment: mean squared distance of pairs (Wang and Isola 2020, alpha = 2).
     uniformity, by input: `log mean exp(-2 |x - y|^2)` over all pairs of different examples (ibid., t = 2).
-    modality_gap: distance of the means of the two inputs (Liang et al. 2022).
+    modality_gap: distance of the means of the two inputs (Liang et al. 2022).  centroid_cosine: their cosine.
     effective_rank, by input: exponential of the entropy of the singular values, as shares of their sum (Roy and
         Vetterli 2007; RankMe, Garrido et al. 2023).
     isotropy, by input: `min_c Z(c) / max_c Z(c)`, `Z(c) = sum_x exp(c . x)` over the eigenvectors c of the second
@@ -59,7 +59,7 @@ class Geometry:
         sums = [x.sum(0, dtype=np.float64) for x in (a, b)]
         numbers = {
             "alignment": float(np.mean(np.square((a - b).astype(np.float64)).sum(1))),
-            "modality_gap": float(np.linalg.norm(sums[0] - sums[1]) / n),
+            **centroids(a, b),
             "positive_cosine": float(positive.mean()),
             "negative_cosine": float((sums[0] @ sums[1] - positive.sum()) / max(1, n * (n - 1))),
         }
@@ -71,6 +71,34 @@ class Geometry:
             numbers[f"{name}/isotropy"] = isotropy(x, vectors)
         scale = getattr(encode, "scale", None)
         return numbers if scale is None else {**numbers, "temperature": 1 / float(scale)}
+
+
+def centroids(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> dict[str, float]:
+    """Distance and cosine of the means of two sets."""
+    means = [x.mean(0, dtype=np.float64) for x in (a, b)]
+    return {
+        "modality_gap": float(np.linalg.norm(means[0] - means[1])),
+        "centroid_cosine": float(unit(means[0]) @ unit(means[1])),
+    }
+
+
+def angle_changes(
+    old: Float[np.ndarray, "n d"], new: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, "p"], Float[np.ndarray, "n"]]:
+    """How one input's embeddings have turned between two models (Mod-X, Ni et al. 2023), in degrees.
+
+    First the change of the angle between two rows, old minus new, for each pair i < j, by i and then j; then the angle
+    from the old to the new embedding of each row. Holds n x n numbers.
+    """
+    old, new = unit(old.astype(np.float64)), unit(new.astype(np.float64))
+    upper = np.triu_indices(len(old), 1)
+    between = [degrees((x @ x.T)[upper]) for x in (old, new)]
+    return between[0] - between[1], degrees((old * new).sum(1))
+
+
+def degrees(cosine: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+    """The angle of a cosine."""
+    return np.rad2deg(np.arccos(np.clip(cosine, -1, 1)))
 
 
 def uniformity(x: Float[np.ndarray, "n d"], mesh: Mesh) -> float:

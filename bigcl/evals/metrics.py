@@ -61,6 +61,27 @@ def per_group(
     return {**numbers, **{f"mean/{m}": mean([part[m] for part in each.values()]) for m in metrics}}
 
 
+def accuracy_by_group(
+    right: Bool[np.ndarray, "n"], groups: Int[np.ndarray, "n"], min_count: int = 1
+) -> tuple[Float[np.ndarray, "g"], Int[np.ndarray, "g"]]:
+    """Accuracy and number of examples of each group, by its number; groups of fewer than `min_count` are left out."""
+    _, member, count = np.unique(groups, return_inverse=True, return_counts=True)
+    hits = np.bincount(member.reshape(-1), right.astype(np.float64), minlength=len(count))
+    kept = count >= min_count
+    return hits[kept] / count[kept], count[kept]
+
+
+def macro_f1(
+    predicted: Bool[np.ndarray, "n"] | Int[np.ndarray, "n"], target: Bool[np.ndarray, "n"] | Int[np.ndarray, "n"]
+) -> float:
+    """The mean over classes of F1, `2 TP / (2 TP + FP + FN)`; over classes that are predicted or occur."""
+    scores = []
+    for c in np.union1d(predicted, target):
+        p, t = predicted == c, target == c
+        scores.append(2 * np.sum(p & t) / (np.sum(p) + np.sum(t)))
+    return mean(scores)
+
+
 def class_summary(predicted: Int[np.ndarray, "n"], target: Int[np.ndarray, "n"]) -> dict[str, float]:
     """Accuracy, and its mean over the classes that occur."""
     right = predicted == target

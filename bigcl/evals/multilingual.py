@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float, Int
 
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
@@ -75,5 +76,16 @@ class Multilingual:
                     each.setdefault(f"mean/{way}/{metric}", []).append(value)
         self.artifacts = {"languages": languages, **table}
         everywhere = (table[ways[0]] > 0).all(0)
-        variances = {f"mean_rank_variance/{way}": mean(table[way][:, everywhere].var(0)) for way in ways}
+        variances = {f"mean_rank_variance/{way}": mean_rank_variance(table[way][:, everywhere]) for way in ways}
         return {**{name: mean(values) for name, values in each.items()}, **variances, **numbers}
+
+
+def mean_rank_variance(rank: Int[np.ndarray, "l n"]) -> float:
+    """Variance over the languages of an example's rank, averaged over the examples."""
+    return mean(rank.var(0))
+
+
+def own_ranks(similarity: Float[np.ndarray, "*l n n"]) -> Int[np.ndarray, "*l n"]:
+    """Place, from 1, of item i for query i in whole matrices of similarities; only larger ones come before."""
+    own = np.einsum("...ii->...i", similarity)
+    return 1 + (similarity > own[..., None]).sum(-1)

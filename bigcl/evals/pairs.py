@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
@@ -62,6 +62,12 @@ class Pairs:
             numbers |= per_group(groups, lambda members: {name: mean(v[members]) for name, v in right.items()})
         count = len(self.texts)
         return {**numbers, "chance": float(count) ** -len(self.items), "examples": float(len(scores))}
+
+
+def chosen(scores: Float[np.ndarray, "n c"], answer: Int[np.ndarray, "n"] | int) -> Bool[np.ndarray, "n"]:
+    """Whether the first of the largest scores is that of the answer: the rule of ARO's own evaluation, where equal
+    scores are right for an answer in front (word order) and wrong for one behind (relations, attributes)."""
+    return scores.argmax(1) == answer
 
 
 def judge(scores: Float[np.ndarray, "n i t"]) -> dict[str, Bool[np.ndarray, "n"]]:

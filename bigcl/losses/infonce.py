@@ -1,11 +1,18 @@
 """Softmax contrastive loss over the global batch."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from jaxtyping import Array, Float
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from bigcl.losses import streaming
+from bigcl.losses.contrast import Side, Weigh, among, contrast, rows_only
 from bigcl.losses.similarity import at_least_float32
+from bigcl.losses.streaming import MASKED
+
+Direction = Literal["both", "sum", "a_to_b", "b_to_a"]
+Known = dict[str, Array]
+"""What is known of the rows of the batch, by name."""
 
 
 def infonce(
@@ -13,20 +20,50 @@ def infonce(
     zb: Float[Array, "b d"],
     scale: Float[Array, ""],
     *,
-    direction: Literal["both", "a_to_b", "b_to_a"] = "both",
+    direction: Direction = "both",
     label_smoothing: float = 0.0,
+    within: bool = False,
+    decoupled: bool = False,
+    inside: bool = False,
+    labels: Int[Array, "b"] | None = None,
+    groups: Int[Array, "b"] | None = None,
+    mask: Bool[Array, "b"] | None = None,
+    weight: Float[Array, "b"] | None = None,
+    log_weight: Float[Array, "b"] | None = None,
+    negatives_a: Float[Array, "ka d"] | Float[Array, "b ka d"] | None = None,
+    negatives_b: Float[Array, "kb d"] | Float[Array, "b kb d"] | None = None,
 ) -> Float[Array, ""]:
-    r"""Symmetric InfoNCE (van den Oord et al. 2018; CLIP, Radford et al. 2021, figure 3).
+    r"""InfoNCE (van den Oord et al. 2018; CLIP, Radford et al. 2021, figure 3) and what is made of it by other
+    candidates and other targets.
 
-    With logits $S = s\,A B^\top$, the mean over rows of the cross-entropy with the diagonal as target, averaged over
-    $S$ and $S^\top$:
+    With logits $S = s\,A B^\top$, row i of one side is to be told from its candidates $C_i$ of the other by its targets
+    $P_i$:
 
-    $$L = \tfrac{1}{2B} \sum_i \big[ \log\sum_j e^{S_{ij}} - S_{ii} + \log\sum_j e^{S_{ji}} - S_{ii} \big].$$
+    $$L_{a \to b} = \frac{1}{\sum_i v_i} \sum_i v_i \Big[ \log\sum_{j \in C_i} e^{q_j + S_{ij}}
+    - \frac{1}{|P_i|} \sum_{j \in P_i} S_{ij} \Big],$$
+
+    and $L_{b \to a}$ likewise of $S^\top$. By default all rows are candidates, row i is the target of row i, v = 1 and
+    q = 0.
 
     za, zb: embeddings of the two sides, L2-normalised; row i of one belongs to row i of the other.
     scale: s, the inverse temperature.
-    direction: "a_to_b" keeps the softmax over the rows of `zb` alone, "b_to_a" the other.
+    direction: "a_to_b" and "b_to_a" are $L_{a \to b}$ and $L_{b \to a}$, "both" their mean, "sum" their sum.
     label_smoothing: share of the target that is spread evenly over the batch (Szegedy et al. 2016), as ALIGN does.
+
+    Candidates:
+    within: the other rows of the same side too (NT-Xent of SimCLR, Chen et al. 2020).
+    decoupled: targets are no candidates (DCL, Yeh et al. 2022).
+    negatives_b: more for rows of `za`: for all of them [k, d] (a queue, MoCo, He et al. 2020; hard negatives, NegCLIP,
+        Yuksekgonul et al. 2023), or for each its own [b, k, d].  negatives_a: more for rows of `zb`.
+    groups: only rows of the same group.
+    mask: rows that are there; the others are neither candidates nor counted.
+    log_weight: q, by candidate of the batch, such as minus the log of how often it is drawn (Yi et al. 2019).
+
+    Targets and their mean:
+    labels: rows of the same label are targets of one another (SupCon, Khosla et al. 2020; UniCL, Yang et al. 2022),
+        with `within` also on the same side.
+    inside: targets are averaged inside the log, $\log \frac{1}{|P_i|} \sum_{j \in P_i} e^{S_{ij}}$ (SupCon's L_in).
+    weight: v, of the terms in the mean; 0 leaves a row out that stays a candidate.
 
     >>> import jax.numpy as jnp
     >>> z = jnp.eye(4)
@@ -35,7 +72,14 @@ def infonce(
     """
     if za.shape != zb.shape:
         raise ValueError(f"infonce: row i of each side must belong together, got shapes {za.shape} and {zb.shape}")
-    return infonce_rows(za, zb, scale, direction=direction, label_smoothing=label_smoothing).mean()
+    if label_smoothing and groups is not None:
+        raise ValueError("infonce: label_smoothing spreads targets over the batch, but groups leave candidates out")
+    given = {"labels": labels, "groups": groups, "mask": mask, "log_weight": log_weight}
+    given |= {"negatives_a": negatives_a, "negatives_b": negatives_b}
+    arrays = {name: x for name, x in given.items() if x is not None}
+    options: dict[str, Any] = {"label_smoothing": label_smoothing, "within": within, "decoupled": decoupled}
+    rows = infonce_rows(za, zb, scale, direction=direction, inside=inside, **options, **arrays)
+    return weighted_mean(rows, mask, weight)
 
 
 def infonce_rows(
@@ -43,17 +87,137 @@ def infonce_rows(
     zb: Float[Array, "b d"],
     scale: Float[Array, ""],
     *,
-    direction: Literal["both", "a_to_b", "b_to_a"] = "both",
+    direction: Direction = "both",
     label_smoothing: float = 0.0,
+    within: bool = False,
+    decoupled: bool = False,
+    inside: bool = False,
+    negatives_a: Float[Array, "k d"] | Float[Array, "b k d"] | None = None,
+    negatives_b: Float[Array, "k d"] | Float[Array, "b k d"] | None = None,
+    **known: Array,
 ) -> Float[Array, "b"]:
-    """The terms whose mean `infonce` is, one for each row."""
-    rows, columns = streaming.log_sum_exps(za, zb, scale)
-    a_to_b = b_to_a = streaming.paired_logits(za, zb, scale)  # the logit of the target
-    if label_smoothing:
-        # Its even part is the mean logit of the row, which is the logit with the mean embedding.
-        a, b, s = at_least_float32(za), at_least_float32(zb), scale.astype(rows.dtype)
-        a_to_b = (1 - label_smoothing) * a_to_b + label_smoothing * s * (a @ b.mean(0))
-        b_to_a = (1 - label_smoothing) * b_to_a + label_smoothing * s * (b @ a.mean(0))
-    terms = {"a_to_b": rows - a_to_b, "b_to_a": columns - b_to_a}
-    terms["both"] = (terms["a_to_b"] + terms["b_to_a"]) / 2
+    """The terms whose mean `infonce` is, one for each row. known: its other arrays, but for `weight`."""
+    a, b = across(za, zb, scale, known, decoupled, inside)
+    if within:
+        a = a.merge(same_side(za, scale, known, decoupled, inside), inside)
+        b = b.merge(same_side(zb, scale, known, decoupled, inside), inside)
+    if negatives_b is not None:
+        a = a.merge(rows_only(among(za, negatives_b, scale), inside), inside)
+    if negatives_a is not None:
+        b = b.merge(rows_only(among(zb, negatives_a, scale), inside), inside)
+    mask = known.get("mask")
+    terms = {
+        "a_to_b": a.partition - smooth(a.mean_target(inside), za, zb, scale, mask, label_smoothing),
+        "b_to_a": b.partition - smooth(b.mean_target(inside), zb, za, scale, mask, label_smoothing),
+    }
+    terms["sum"] = terms["a_to_b"] + terms["b_to_a"]
+    terms["both"] = terms["sum"] / 2
     return terms[direction]
+
+
+def across(
+    za: Float[Array, "b d"],
+    zb: Float[Array, "b d"],
+    scale: Float[Array, ""],
+    known: Known,
+    decoupled: bool,
+    inside: bool,
+) -> tuple[Side, Side]:
+    """Candidates and targets of the other side."""
+    labelled = "labels" in known
+    info = {"labels": jnp.arange(len(za)), **known} if decoupled else known
+    plain = not info or (labelled and info.keys() == {"labels"} and not decoupled)
+    a, b = contrast(
+        za,
+        zb,
+        scale,
+        candidates=None if plain else log_weights(decoupled),
+        targets=same_label if labelled else None,
+        a=info,
+        b=info,
+        inside=inside,
+    )
+    if not labelled:
+        own = streaming.paired_logits(za, zb, scale)
+        a, b = (Side(side.partition, jnp.ones_like(own), own) for side in (a, b))
+    return without_own(a, known), without_own(b, known)
+
+
+def same_side(z: Float[Array, "b d"], scale: Float[Array, ""], known: Known, decoupled: bool, inside: bool) -> Side:
+    """Candidates and targets among the other rows of the same side."""
+    info = {**known, "index": jnp.arange(len(z))}
+    targets = same_label if "labels" in known else None
+    rows, _ = contrast(z, z, scale, candidates=log_weights(decoupled), targets=targets, a=info, b=info, inside=inside)
+    return without_own(rows, known)
+
+
+def without_own(side: Side, known: Known) -> Side:
+    """Both log-weights of a pair enter its logit, which serves rows and columns; a row's own is not of its
+    candidates."""
+    if "log_weight" not in known:
+        return side
+    return side._replace(partition=side.partition - known["log_weight"].astype(side.partition.dtype))
+
+
+def in_reach(a: Known, b: Known) -> Bool[Array, "m n"]:
+    """Which pairs may be compared."""
+    m, n = (len(next(iter(side.values()))) for side in (a, b))
+    keep = jnp.ones((m, n), bool)
+    if "index" in a:
+        keep &= a["index"][:, None] != b["index"][None]
+    if "groups" in a:
+        keep &= a["groups"][:, None] == b["groups"][None]
+    if "mask" in a:
+        keep &= a["mask"][:, None] & b["mask"][None]
+    return keep
+
+
+def same_label(a: Known, b: Known) -> Float[Array, "m n"]:
+    """1 for targets, else 0."""
+    return (in_reach(a, b) & (a["labels"][:, None] == b["labels"][None])).astype(jnp.float32)
+
+
+def log_weights(decoupled: bool) -> Weigh:
+    """Log-weights of candidates."""
+
+    def weigh(a: Known, b: Known) -> Float[Array, "m n"]:
+        keep = in_reach(a, b)
+        if decoupled and "labels" in a:
+            keep &= a["labels"][:, None] != b["labels"][None]
+        q = a["log_weight"][:, None] + b["log_weight"][None] if "log_weight" in a else jnp.zeros(keep.shape)
+        return jnp.where(keep, q, MASKED)
+
+    return weigh
+
+
+def smooth(
+    target: Float[Array, "b"],
+    z: Float[Array, "b d"],
+    others: Float[Array, "b d"],
+    scale: Float[Array, ""],
+    mask: Bool[Array, "b"] | None,
+    share: float,
+) -> Float[Array, "b"]:
+    """Targets of which a share is spread evenly: the mean logit of a row is that with the mean embedding."""
+    if not share:
+        return target
+    x, y = at_least_float32(z), at_least_float32(others)
+    mean = (
+        y.mean(0)
+        if mask is None
+        else jnp.where(mask[:, None], y, 0).sum(0) / jnp.maximum(mask.sum(), 1).astype(y.dtype)
+    )
+    return (1 - share) * target + share * scale.astype(x.dtype) * (x @ mean)
+
+
+def weighted_mean(
+    terms: Float[Array, "b"], mask: Bool[Array, "b"] | None = None, weight: Float[Array, "b"] | None = None
+) -> Float[Array, ""]:
+    """The mean of the terms of rows that are there, by weight; 0 of nothing."""
+    if mask is None and weight is None:
+        return terms.mean()
+    v = jnp.ones_like(terms) if weight is None else weight.astype(terms.dtype)
+    if mask is not None:
+        terms, v = jnp.where(mask, terms, 0), jnp.where(mask, v, 0)
+    total = v.sum()
+    return (v * terms).sum() / jnp.where(total > 0, total, 1)

@@ -476,14 +476,6 @@ def _dots_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Arr
 dots.defvjp(lambda za, zb: (dots(za, zb), (za, zb)), _dots_backward)
 
 
-def log_sum_exps(
-    za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""]
-) -> tuple[Float[Array, "m"], Float[Array, "n"]]:
-    """log-sum-exp of the logits along each row and along each column."""
-    sums = stream(lambda a, b, s: ((logits(a, b, s),), ()), za, zb, scale)
-    return sums.row_lse[0], sums.column_lse[0]
-
-
 def softplus_sums(
     za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
 ) -> tuple[Float[Array, "m"], Float[Array, "n"]]:

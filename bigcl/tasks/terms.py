@@ -124,8 +124,8 @@ def check_count(function: Any, part: Part, of: tuple[str, ...], where: str) -> N
             known = registry.signature(function)
             raise ConfigError(f"{where}.with: {part['kind']} has no {name!r}; {registry.nearest(name, known)}")
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        if len(of) < 2:
-            raise ConfigError(f"{where}.of: expected two inputs or more, got {list(of)}")
+        if not of:
+            raise ConfigError(f"{where}.of: expected one input or more, got none")
         return
     compared = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in ("scale", "bias")]
     if len(of) != len(compared):

@@ -173,6 +173,7 @@ def test_geometry(devices):
     wanted = {
         "alignment": np.mean(((a - b) ** 2).sum(1)),
         "modality_gap": np.linalg.norm(a.mean(0) - b.mean(0)),
+        "centroid_cosine": 1 - scipy.spatial.distance.cosine(a.mean(0), b.mean(0)),
         "positive_cosine": np.trace(cosines) / 37,
         "negative_cosine": cosines[~np.eye(37, dtype=bool)].mean(),
         "temperature": 0.05,

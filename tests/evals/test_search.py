@@ -120,8 +120,8 @@ def test_recommendation(devices):
     assert numbers == pytest.approx({k.replace("recall@", "hit_rate@"): v for k, v in wanted.items()})
 
 
-@pytest.mark.parametrize("compose", ["sum", "both"])
-def test_composed_retrieval(compose):
+@pytest.mark.parametrize(("compose", "weights"), [("sum", None), ("sum", [1.0, -0.7]), ("both", None)])
+def test_composed_retrieval(compose, weights):
     rng = np.random.default_rng(1)
     image, text, gallery = unit(rng, 19), unit(rng, 19), unit(rng, 30)
     target, reference = rng.integers(0, 15, 19), rng.integers(15, 30, 19)
@@ -131,10 +131,11 @@ def test_composed_retrieval(compose):
         "items": arrays(image=gallery, id=np.arange(30)),
         "reference": "reference",
         "compose": compose,
+        "weights": weights,
         "ks": [1, 5, 10],
     }
     numbers = registry.build("evaluator", part, mesh=mesh(8), tokenizer=None).run(towers)
-    query = normalised(image + text if compose == "sum" else image - 0.5 * text)
+    query = normalised(image - 0.5 * text if compose == "both" else image + (weights or [1, 1])[1] * text)
     wanted = expected(query, gallery, [[t] for t in target], [[r] for r in reference])
     assert numbers == pytest.approx({k: v for k, v in wanted.items() if not k.startswith("found")})
 

@@ -122,7 +122,7 @@ def run(case: Case, function: Function) -> tuple[Outputs, Outputs]:
             return REDUCTIONS[reduction](outputs[name]) if reduction else outputs[name], outputs
 
         chosen = {k: inputs[k] for k in case.gradients}
-        gradients, outputs = jax.grad(objective, has_aux=True)(chosen)
+        gradients, outputs = jax.jit(jax.grad(objective, has_aux=True))(chosen)
         return outputs, gradients
 
 

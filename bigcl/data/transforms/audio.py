@@ -72,6 +72,23 @@ class CropAudio:
         return {**example, self.key: np.pad(part, (0, self.samples - len(part)))}
 
 
+def compose_clip(
+    x: Float[np.ndarray, " samples"],
+    y: Float[np.ndarray, " others"],
+    mode: Literal["before", "overlay"] = "before",
+    peak: bool = False,
+) -> Float[np.ndarray, " clip"]:
+    """Two sounds as one: "before", x and then y; "overlay", the mean of both, the shorter one filled up with zeros.
+    peak: the largest magnitude becomes 1; silence stays silent."""
+    if mode == "before":
+        clip = np.concatenate([x, y])
+    else:
+        length = max(len(x), len(y))
+        clip = np.mean([np.pad(z, (0, length - len(z))) for z in (x, y)], axis=0)
+    top = np.abs(clip).max(initial=0)
+    return clip / top if peak and top > 0 else clip
+
+
 class Mel(NamedTuple):
     """How a spectrogram is made.
 
