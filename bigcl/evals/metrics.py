@@ -91,6 +91,16 @@ def class_summary(predicted: Int[np.ndarray, "n"], target: Int[np.ndarray, "n"])
     }
 
 
+def consensus_accuracy(scores: Float[np.ndarray, "n v"], counts: Int[np.ndarray, "n v"], k: int = 1) -> float:
+    """How right the best of the first k answers is, on average: wholly if two or more people gave it, half if one did
+    (iVQA, Yang et al. 2021).
+
+    scores: of each answer of the vocabulary; of equals the first is ahead.  counts: how many people gave it.
+    """
+    first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return mean(np.minimum(np.take_along_axis(counts, first, 1) / 2, 1).max(1))
+
+
 def calibration_error(confidence: Float[np.ndarray, "n"], right: Bool[np.ndarray, "n"], bins: int = 15) -> float:
     """Expected calibration error (Guo et al. 2017, eq. 3): over bins of equal width of the confidence, the difference
     between mean confidence and accuracy, weighted by how many fall in."""

@@ -76,7 +76,7 @@ def infonce(
         raise ValueError("infonce: label_smoothing spreads targets over the batch, but groups leave candidates out")
     given = {"labels": labels, "groups": groups, "mask": mask, "log_weight": log_weight}
     given |= {"negatives_a": negatives_a, "negatives_b": negatives_b}
-    arrays = {name: x for name, x in given.items() if x is not None}
+    arrays: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
     options: dict[str, Any] = {"label_smoothing": label_smoothing, "within": within, "decoupled": decoupled}
     rows = infonce_rows(za, zb, scale, direction=direction, inside=inside, **options, **arrays)
     return weighted_mean(rows, mask, weight)

@@ -53,7 +53,7 @@ def glorot(fan_in: int, fan_out: int) -> Callable[..., Array]:
 
 class Norm(nnx.Module):
     """Layer norm (Ba et al. 2016) or, without centring, RMS norm (Zhang and Sennrich 2019) over the last axis, in
-    float32 whatever the input."""
+    float32 or better whatever the input."""
 
     def __init__(self, width: int, *, eps: float = 1e-6, centred: bool = True):
         self.eps, self.centred = eps, centred
@@ -61,7 +61,7 @@ class Norm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((width,))) if centred else None
 
     def __call__(self, x: Float[Array, "*b w"]) -> Float[Array, "*b w"]:
-        y = x.astype(jnp.float32)
+        y = x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
         if self.centred:
             y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps)
