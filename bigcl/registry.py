@@ -112,6 +112,8 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "filtered": "bigcl.data.sources.filtered:Filtered",
         "digits": "bigcl.data.sources.digits:Digits",
         "xor": "bigcl.data.sources.xor:Xor",
+        "noisy": "bigcl.data.sources.noisy:Noisy",
+        "prose": "bigcl.data.sources.prose:Prose",
     },
     "transform": {
         "keep": "bigcl.data.transforms:Keep",
@@ -141,6 +143,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "word_dropout": "bigcl.data.transforms.text:WordDropout",
         "clean_text": "bigcl.data.transforms.text:CleanText",
         "tokenize": "bigcl.data.transforms.text:Tokenize",
+        "null_image": "bigcl.data.transforms.null_image:NullImage",
         "corrupt": "bigcl.data.transforms.corrupt:Corrupt",
         "stamp": "bigcl.data.transforms.corrupt:Stamp",
     },
@@ -168,6 +171,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "robustness": "bigcl.evals.robustness:Robustness",
         "regions": "bigcl.evals.regions:Regions",
         "tuples": "bigcl.evals.tuples:Tuples",
+        "visualness": "bigcl.evals.visualness:Visualness",
     },
 }
 

