@@ -1,6 +1,7 @@
 """Pooling of any tower's tokens by a codebook that all towers share."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -65,10 +66,16 @@ class Codebook(nnx.Module):
         if mask is not None:
             queries = jnp.where(mask[:, :, None], queries, 0)
         queries = queries / (self.temperature * math.sqrt(codes.shape[1]))
-        pooled = {"mean": jnp.mean, "sum": jnp.sum}  # of products, the product of the mean or the sum
-        scores = largest_scores(queries, codes) if self.pool == "max" else pooled[self.pool](queries, 1) @ codes.T
-        weigh: Any = {"sparsemax": sparsemax, "softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}[self.attention]
-        return weigh(scores)
+        if self.pool == "max":
+            scores = largest_scores(queries, codes)
+        else:  # the mean of products is the product of the mean
+            scores = (queries.mean(1) if self.pool == "mean" else queries.sum(1)) @ codes.T
+        rules: dict[str, Callable[[Array], Array]] = {
+            "sparsemax": sparsemax,
+            "softmax": jax.nn.softmax,
+            "sigmoid": jax.nn.sigmoid,
+        }
+        return rules[self.attention](scores)
 
     def mixture(self, weights: Float[Array, "b k"]) -> Float[Array, "b d"]:
         """The mixture of codes."""
