@@ -16,13 +16,13 @@ Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 class Demand:
     """One number that has to be on the right side of another.
 
-    metric: key of `metrics.jsonl`, without its `eval/`.
+    metric: key of `metrics.jsonl`, without its `eval/`; or several, whose mean it is.
     of: the run whose number it is. minus: the run whose number is subtracted; over: the one it is divided by.
     at_least, at_most: the bound; one of the two.
     each_seed: whether the bound holds for every seed, or for the mean over seeds.
     """
 
-    metric: str
+    metric: str | Sequence[str]
     of: str = "method"
     minus: str | None = None
     over: str | None = None
@@ -36,12 +36,21 @@ class Demand:
         if self.minus is not None and self.over is not None:
             raise ConfigError(f"CLAIM: demand on {self.metric!r}: give either minus or over")
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric, or all of them."""
+        return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
+
+    def number(self, measured: Measured, run: str, seed: int) -> float:
+        """The metric of a run, or the mean of the metrics."""
+        return statistics.fmean(look_up(measured, run, seed, metric) for metric in self.metrics)
+
     def value(self, measured: Measured, seed: int) -> float:
         """The number of one seed."""
-        number = look_up(measured, self.of, seed, self.metric)
+        number = self.number(measured, self.of, seed)
         if self.minus is not None:
-            return number - look_up(measured, self.minus, seed, self.metric)
-        return number / look_up(measured, self.over, seed, self.metric) if self.over is not None else number
+            return number - self.number(measured, self.minus, seed)
+        return number / self.number(measured, self.over, seed) if self.over is not None else number
 
     def judge(self, measured: Measured, seeds: Sequence[int]) -> "Verdict":
         """What came of it."""
@@ -49,8 +58,7 @@ class Demand:
         mean = statistics.fmean(values)
         if self.over is not None:  # the ratio of means, which one small denominator does not rule
             top, bottom = (
-                statistics.fmean(look_up(measured, run, seed, self.metric) for seed in seeds)
-                for run in (self.of, self.over)
+                statistics.fmean(self.number(measured, run, seed) for seed in seeds) for run in (self.of, self.over)
             )
             mean = top / bottom
         judged = values if self.each_seed else (mean,)
@@ -62,7 +70,7 @@ class Demand:
         return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
 
     def __str__(self) -> str:
-        number = f"{self.metric} of {self.of}"
+        number = f"{' and '.join(self.metrics)} of {self.of}"
         number += f" minus {self.minus}" if self.minus else f" over {self.over}" if self.over else ""
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
         return f"{number} {bound}{', every seed' if self.each_seed else ''}"

@@ -42,6 +42,7 @@ INJECTED = frozenset({"dtype", "rngs", "vocab", "batch_size", "steps", "params"}
 REGISTRIES: dict[str, dict[str, str]] = {
     "task": {
         "two_tower": "bigcl.tasks.two_tower:TwoTower",
+        "fusion": "bigcl.tasks.fusion:Fusion",
     },
     "tower": {
         "vit": "bigcl.towers.vit:ViT",
@@ -64,6 +65,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "temporal_nce": "bigcl.losses.temporal:temporal_nce",
         "pairwise": "bigcl.losses.pairwise:pairwise",
         "pairwise_views": "bigcl.losses.pairwise:pairwise_views",
+        "concatenated": "bigcl.losses.pairwise:concatenated",
         "views_infonce": "bigcl.losses.views:views_infonce",
         "similarity_distillation": "bigcl.losses.distillation:similarity_distillation",
         "uniformity": "bigcl.losses.uniformity:uniformity",
@@ -114,6 +116,9 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "xor": "bigcl.data.sources.xor:Xor",
         "noisy": "bigcl.data.sources.noisy:Noisy",
         "prose": "bigcl.data.sources.prose:Prose",
+        "scenes": "bigcl.data.sources.scenes:Scenes",
+        "digit_scenes": "bigcl.data.sources.digit_scenes:DigitScenes",
+        "sound_pairs": "bigcl.data.sources.sound_pairs:SoundPairs",
     },
     "transform": {
         "keep": "bigcl.data.transforms:Keep",
@@ -146,6 +151,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "null_image": "bigcl.data.transforms.null_image:NullImage",
         "corrupt": "bigcl.data.transforms.corrupt:Corrupt",
         "stamp": "bigcl.data.transforms.corrupt:Stamp",
+        "noise": "bigcl.data.transforms.noise:Noise",
     },
     "tokenizer": {
         "bpe": "bigcl.data.tokenizers:BPE",
@@ -172,6 +178,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "regions": "bigcl.evals.regions:Regions",
         "tuples": "bigcl.evals.tuples:Tuples",
         "visualness": "bigcl.evals.visualness:Visualness",
+        "ordering": "bigcl.evals.ordering:Ordering",
     },
 }
 

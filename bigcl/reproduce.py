@@ -197,7 +197,7 @@ def plot(
         return
     from bigcl.claims import look_up
 
-    metrics = list(dict.fromkeys(v.demand.metric for v in verdicts))
+    metrics = list(dict.fromkeys(metric for v in verdicts for metric in v.demand.metrics))
     groups = {m: {r: [look_up(measured, r, s, m) for s in rows] for r, rows in measured.items()} for m in metrics}
     path.write_text(dots(slug, groups), encoding="utf-8")
 

@@ -36,6 +36,18 @@ def test_a_demand_is_judged(demand, values, mean, holds):
     assert verdict.holds == holds
 
 
+def test_several_metrics_are_their_mean():
+    measured = {
+        "baseline": {0: {"eval/x": 0.2, "eval/y": 0.4}, 1: {"eval/x": 0.1, "eval/y": 0.1}},
+        "method": {0: {"eval/x": 0.6, "eval/y": 0.2}, 1: {"eval/x": 0.5, "eval/y": 0.9}},
+    }
+    demand = Demand(metric=["x", "y"], minus="baseline", at_least=0.35)
+    verdict = demand.judge(measured, [0, 1])
+    assert verdict.values == pytest.approx((0.1, 0.6)) and verdict.holds
+    assert str(demand) == "x and y of method minus baseline >= 0.35"
+    assert Demand(metric=["x", "y"], over="baseline", at_least=0).judge(measured, [0, 1]).mean == pytest.approx(2.75)
+
+
 def test_what_is_no_number_holds_nothing():
     measured = {"method": {0: {"eval/x/accuracy": float("nan")}}}
     assert not Demand(metric="x/accuracy", at_least=-1e9).judge(measured, [0]).holds

@@ -45,15 +45,17 @@ class Examples:
         return self.columns[key]
 
     def labelled(
-        self, encode: Encode, name: str, label: str, classes: Sequence[Any] | None = None
+        self, encode: Encode, name: str | Sequence[str], label: str, classes: Sequence[Any] | None = None
     ) -> tuple[list[Any], Float32[np.ndarray, "n d"], Int32[np.ndarray, "n"]]:
-        """Class names, embeddings and classes of the examples that have a label. classes: names to count in, or None
-        for the labels that occur, sorted."""
+        """Class names, embeddings and classes of the examples that have a label. name: an input, or several, whose
+        embeddings stand side by side. classes: names to count in, or None for the labels that occur, sorted."""
         names, target = class_numbers(self.column(label), classes)
         keep = np.flatnonzero(target >= 0)
         if not len(keep):
             raise ConfigError(f"evaluator: no example of the source has a label at {label!r}")
-        return names, self.embed(encode, name)[name][keep], target[keep]
+        inputs = [name] if isinstance(name, str) else list(name)
+        found = self.embed(encode, *inputs)
+        return names, np.concatenate([found[key] for key in inputs], 1)[keep], target[keep]
 
 
 def embed(

@@ -20,7 +20,8 @@ class FewShot:
     Dosovitskiy et al. 2021, section 4.1).
 
     train, source: where the shots and the test examples come from.  label: key of the class in both; None is left out.
-    item: the tower's input.
+    item: the tower's input, or several, whose embeddings stand side by side.
+    standardize: whether each feature has mean 0 and variance 1 over the training set.
     shots: numbers of examples of a class, or fewer where there are fewer.
     repeats: draws of the shots, of seeds 0, 1, ...; means over them are reported, and the standard deviation.
     strengths: the leave-one-out error on the shots decides between them.
@@ -35,7 +36,8 @@ class FewShot:
         source: Annotated[Part, "source"],
         transforms: Sequence[Annotated[Part, "transform"]] = (),
         label: str = "label",
-        item: str = "image",
+        item: str | Sequence[str] = "image",
+        standardize: bool = False,
         shots: Sequence[int] = (1, 5, 10, 25),
         repeats: int = 3,
         strengths: Sequence[float] = STRENGTHS,
@@ -45,12 +47,15 @@ class FewShot:
     ):
         self.train, self.test = (Examples(part, transforms, tokenizer, batch) for part in (train, source))
         self.label, self.item, self.shots, self.repeats = label, item, tuple(shots), repeats
-        self.strengths, self.mesh = tuple(strengths), mesh
+        self.standardize, self.strengths, self.mesh = standardize, tuple(strengths), mesh
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
         names, x, target = self.train.labelled(encode, self.item, self.label)
         _, queries, wanted = self.test.labelled(encode, self.item, self.label, names)
+        if self.standardize:
+            middle, spread = x.mean(0), np.maximum(x.std(0), 1e-6)
+            x, queries = (x - middle) / spread, (queries - middle) / spread
         self.artifacts = {"classes": names, "labels": wanted}
         numbers: dict[str, float] = {}
         for shots in self.shots:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from bigcl.registry import ConfigError
@@ -28,7 +29,8 @@ def rank_summary(rank: Int[np.ndarray, "n"], ks: Sequence[int]) -> dict[str, flo
 
 
 def hit_summary(hits: Bool[np.ndarray, "q k"], positives: Int[np.ndarray, "q"], ks: Sequence[int]) -> dict[str, float]:
-    """nDCG at the largest k, and the share of all positives among the first k.
+    """nDCG at the largest k, and where some have several positives, the share of them among the first k, and the share
+    of the first k that they are.
 
     hits: which of the first items of a query are positives.  positives: how many it has, one or more.
 
@@ -42,7 +44,13 @@ def hit_summary(hits: Bool[np.ndarray, "q k"], positives: Int[np.ndarray, "q"], 
     numbers = {f"ndcg@{k}": mean((hits[:, :width] @ discount[:width]) / ideal)}
     if (positives > 1).any():
         numbers |= {f"found@{j}": mean(hits[:, :j].sum(1) / positives) for j in ks}
+        numbers |= {f"precision@{j}": mean(hits[:, :j].sum(1) / j) for j in ks}
     return numbers
+
+
+def spearman(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
+    """Rank correlation, ties at their mean rank; 0 where a side is constant."""
+    return float(scipy.stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0
 
 
 def mean(values: Any) -> float:

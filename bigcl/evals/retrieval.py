@@ -10,7 +10,7 @@ from jaxtyping import Int32
 
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
-from bigcl.evals.embedding import Examples, group
+from bigcl.evals.embedding import Examples, group, unit
 from bigcl.evals.metrics import hit_summary, rank_summary
 from bigcl.evals.ranks import first, ranks
 from bigcl.registry import ConfigError, Part
@@ -23,9 +23,13 @@ class Retrieval:
         and examples whose label no other has do not ask.
     label: key of the example; examples of equal label are right answers to one another. None: each example is right for
         itself alone (so are those whose label is None).
+    partner: whether an example's own item is there. False: only others of its label are right answers, as for the same
+        input twice.
+    cosine: bring embeddings to unit length first, for a task that leaves them as they are.
     ks: reported are, as `text_to_image/recall@1`,
         recall@k: the share of queries with a right answer among the first k, as CLIP and SigLIP report it;
-        found@k: the share of its right answers that a query has among the first k, where some have several;
+        found@k: the share of its right answers that a query has among the first k, where some have several, and
+        precision@k: the share of right answers among the first k;
         ndcg@k: for the largest k, the normalised discounted gain, a right answer counting 1;
         median_rank, mean_reciprocal_rank: of the best right answer.
         Ranks start at 1, and ties count against the model.
@@ -43,26 +47,33 @@ class Retrieval:
         query: str = "text",
         item: str = "image",
         label: str | None = None,
+        partner: bool = True,
+        cosine: bool = False,
         ks: Sequence[int] = (1, 5, 10),
         batch: int = 200,
         tokenizer: Tokenizer | None = None,
         mesh: Mesh,
     ):
-        if query == item and label is None:
-            raise ConfigError(f"retrieval.label: {query!r} among itself needs labels that say which belong together")
+        partner = partner and query != item
+        if not partner and label is None:
+            what = f"{query!r} among itself" if query == item else "a query without its own item"
+            raise ConfigError(f"retrieval.label: {what} needs labels that say which belong together")
         self.examples = Examples(source, transforms, tokenizer, batch)
         self.query, self.item, self.label, self.ks, self.mesh = query, item, label, tuple(ks), mesh
+        self.partner, self.cosine = partner, cosine
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
         found = self.examples.embed(encode, self.query, self.item)
+        if self.cosine:
+            found = {name: unit(x) for name, x in found.items()}
         self.artifacts = dict(found)
         numbers: dict[str, float] = {}
         for a, b in dict.fromkeys([(self.query, self.item), (self.item, self.query)]):
             ids, asking = self.ids, np.arange(len(self.ids))
-            positives = np.bincount(ids)[ids] - (a == b)
+            positives = np.bincount(ids)[ids] - (not self.partner)
             asking = np.flatnonzero(positives)
-            options: dict[str, Any] = {"hidden": asking[:, None].astype(np.int32)} if a == b else {}
+            options: dict[str, Any] = {} if self.partner else {"hidden": asking[:, None].astype(np.int32)}
             query, positives = found[a][asking], positives[asking]
             rank = ranks(query, found[b], ids[asking], ids, self.mesh, **options)
             if positives.max(initial=1) > 1:

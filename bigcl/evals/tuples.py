@@ -18,6 +18,7 @@ class Tuples:
 
     score: of a candidate with what is given: "product", the multilinear inner product of all embeddings, or "sum", the
         inner products with each.
+    asking: key that says which examples are counted; the others do no more than offer their values. None: all are.
     values: the most candidates there may be.
 
     accuracy: the share of examples whose own value scores highest; equal scores are wrong.  chance: one over the number
@@ -32,6 +33,7 @@ class Tuples:
         find: str,
         given: Sequence[str],
         score: Literal["product", "sum"] = "product",
+        asking: str | None = None,
         values: int = 1_000,
         batch: int = 500,
         tokenizer: Tokenizer | None = None,
@@ -40,6 +42,7 @@ class Tuples:
             raise ConfigError(f"tuples.given: expected inputs other than {find!r}, got {list(given)}")
         self.examples = Examples(source, transforms, tokenizer, batch)
         self.find, self.given, self.score, self.values = find, tuple(given), score, values
+        self.asking = asking
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
@@ -49,7 +52,8 @@ class Tuples:
         if len(first) > self.values:
             raise ConfigError(f"tuples.values: {self.find!r} has {len(first):,} of them, more than {self.values:,}")
         combine = np.prod if self.score == "product" else np.sum
-        query = combine(np.stack([found[name] for name in self.given]), axis=0)
+        counted = slice(None) if self.asking is None else np.array(self.examples.column(self.asking), bool)
+        own, query = own[counted], combine(np.stack([found[name][counted] for name in self.given]), axis=0)
         scores = query @ found[self.find][first].T
         right = scores[np.arange(len(own)), own]
         above = (scores > right[:, None] - TIE).sum(1)

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from bigcl.losses.contrast import contrast, off_diagonal
 from bigcl.losses.infonce import infonce
+from bigcl.losses.similarity import l2_normalize
 from bigcl.losses.streaming import paired_logits
 
 
@@ -22,6 +23,21 @@ def pairwise(*z: Float[Array, "b d"], scale: Float[Array, ""]) -> Float[Array, "
         raise ValueError("pairwise: expected two modalities or more")
     losses = [infonce(x, y, scale) for x, y in itertools.combinations(z, 2)]
     return sum(losses[1:], losses[0]) / len(losses)
+
+
+def concatenated(*z: Float[Array, "b _"], scale: Float[Array, ""]) -> Float[Array, ""]:
+    """InfoNCE between two views of all modalities side by side, what `pairwise` is compared with (Franceschini et al.
+    2022, without their modality contrast).
+
+    z: raw embeddings, the first views of all modalities, then the second views in the same order; joined, then
+        normalised here.
+    scale: the inverse temperature.
+    """
+    half, odd = divmod(len(z), 2)
+    if odd or not half:
+        raise ValueError(f"concatenated: expected two views of each modality, got {len(z)} arrays")
+    first, second = (l2_normalize(jnp.concatenate(views, 1)) for views in (z[:half], z[half:]))
+    return infonce(first, second, scale)
 
 
 def pairwise_views(*z: Float[Array, "b d"], scale: Float[Array, ""]) -> Float[Array, ""]:

@@ -179,7 +179,9 @@ class TwoTower(Task):
         for name, tower in self.inputs.items():
             what = self.towers[tower].reads()
             found |= {f"{name}{key}": x for key, x in what.items()} if isinstance(what, Mapping) else {name: what}
-        return found
+        outputs = self.outputs()
+        beside = {key for term in self.terms for key in dict(term.arrays).values() if key not in outputs}
+        return {**found, **{key: jax.ShapeDtypeStruct((), jnp.int32) for key in beside}}  # labels and the like
 
     def begin(self) -> None:
         if self.teacher is not None:

@@ -10,6 +10,7 @@ from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.metrics import adjusted_rand_score, balanced_accuracy_score, normalized_mutual_info_score, r2_score
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
 
 from bigcl import registry
 from bigcl.evals.clustering import matched_accuracy
@@ -109,6 +110,22 @@ def test_few_shot(devices):
     assert numbers["deviation@1000"] == 0
 
 
+def test_few_shots_of_several_inputs_side_by_side():
+    rng = np.random.default_rng(7)
+    parts = {split: {k: unit(rng, rows) for k in ("image", "text")} for split, rows in (("train", 30), ("test", 20))}
+    labels = {split: rng.integers(0, 3, len(part["image"])) for split, part in parts.items()}
+    arrays = {split: {**part, "label": labels[split]} for split, part in parts.items()}
+    options = {"item": ["image", "text"], "standardize": True, "shots": [1000], "repeats": 1, "strengths": [1e-2]}
+    evaluator = build("few_shot", arrays["test"], arrays["train"], **options)
+    numbers = evaluator.run(encode)
+    x, q = (np.concatenate([encode(part)[k] for k in ("image", "text")], 1) for part in parts.values())
+    scaler = StandardScaler().fit(x)
+    peer = Ridge(alpha=30 * 1e-2).fit(scaler.transform(x), 2.0 * np.eye(3)[labels["train"]] - 1)
+    predicted = peer.predict(scaler.transform(q)).argmax(1)
+    np.testing.assert_array_equal(evaluator.artifacts["predicted/1000"][0], predicted)
+    assert numbers["accuracy@1000"] == pytest.approx(np.mean(predicted == labels["test"]))
+
+
 @DEVICES
 def test_regression(devices):
     """Against RidgeCV inside each fold."""
@@ -128,6 +145,37 @@ def test_regression(devices):
     assert numbers["r2"] == pytest.approx(r2_score(y, predicted), abs=1e-4)
     assert numbers["spearman"] == pytest.approx(scipy.stats.spearmanr(y, predicted).statistic, abs=1e-3)
     np.testing.assert_allclose(evaluator.artifacts["predicted"], predicted, atol=1e-3)
+    assert numbers["mae"] == pytest.approx(np.abs(y - predicted).mean(), abs=1e-3)
+
+
+def test_regression_fitted_to_another_set():
+    rng = np.random.default_rng(8)
+    x, q = unit(rng, 50), unit(rng, 20)
+    direction = rng.standard_normal(16)
+    y, t = (z @ direction + 0.1 * rng.standard_normal(len(z)) for z in (x, q))
+    part = {"image": q, "value": t}
+    numbers = build("regression", part, {"image": x, "value": y}, strengths=[1e-3, 1e-1]).run(encode)
+    predicted = RidgeCV(alphas=[0.05, 5.0]).fit(x.astype(np.float64), y).predict(q)
+    assert numbers["mae"] == pytest.approx(np.abs(t - predicted).mean(), abs=1e-4)
+    assert numbers["r2"] == pytest.approx(r2_score(t, predicted), abs=1e-3)
+
+
+def test_ordering():
+    """The angle on a half circle is its own order; of anything else scipy says how far it is one."""
+    angle = np.linspace(0, 3, 21)
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1).astype(np.float32)
+    perfect = build("ordering", {"image": circle, "value": angle}).run(lambda batch: {"image": batch["image"]})
+    assert perfect == {"spearman": pytest.approx(1, abs=1e-3), "examples": 21}
+    rng = np.random.default_rng(9)
+    x, y = unit(rng, 15), rng.integers(0, 6, 15).astype(float)
+    arrays = {"image": np.concatenate([x, x[:2]]), "value": [*y, None, None]}
+    pairs = list(itertools.combinations(range(15), 2))
+    z = encode({"image": x})["image"]
+    wanted = scipy.stats.spearmanr([1 - z[i] @ z[j] for i, j in pairs], [abs(y[i] - y[j]) for i, j in pairs]).statistic
+    assert build("ordering", arrays).run(encode)["spearman"] == pytest.approx(wanted, abs=1e-5)
+    assert build("ordering", arrays, most=8).run(encode)["examples"] == 8
+    with pytest.raises(ConfigError, match="three or more"):
+        build("ordering", {"image": x, "value": [1.0, 2.0, *[None] * 13]}).run(encode)
 
 
 def test_regression_of_a_constant_and_of_nothing():

@@ -53,6 +53,7 @@ def test_both_directions(rows, label):
             order = np.argsort(-scores, axis=1)
             hits = np.take_along_axis(right, order, 1)
             wanted |= {f"found@{k}": np.mean(hits[:, :k].sum(1) / right.sum(1)) for k in (1, 5, 10)}
+            wanted |= {f"precision@{k}": np.mean(hits[:, :k]) for k in (1, 5, 10)}
         assert found == pytest.approx(wanted)
     np.testing.assert_allclose(evaluator.artifacts["text"], text, atol=1e-6)
 
@@ -108,9 +109,25 @@ def test_an_input_among_itself(devices):
     ]
     wanted = {**expected(rank, (1, 3, 50)), "ndcg@50": np.mean(gain)}
     wanted |= {f"found@{k}": np.mean([h[:k].sum() / h.sum() for h in hits]) for k in (1, 3, 50)}
+    wanted |= {f"precision@{k}": np.mean([h[:k].sum() / k for h in hits]) for k in (1, 3, 50)}
     assert numbers == pytest.approx({f"image_to_image/{k}": v for k, v in wanted.items()})
     with pytest.raises(ConfigError, match="needs labels"):
         build({"image": x}, query="image", item="image")
+
+
+def test_the_same_class_without_the_own_item():
+    """By cosines of embeddings of any length."""
+    rng = np.random.default_rng(4)
+    image, text = (rng.standard_normal((30, 8)).astype(np.float32) for _ in range(2))
+    words = np.arange(30) % 4
+    evaluator = build({"image": image, "text": text, "word": words}, label="word", partner=False, cosine=True, ks=[5])
+    numbers = evaluator.run(lambda batch: {k: batch[k] for k in ("image", "text")})
+    scores = text @ image.T / np.linalg.norm(text, axis=1)[:, None] / np.linalg.norm(image, axis=1)[None]
+    for name, s in (("text_to_image", scores), ("image_to_text", scores.T)):
+        order = np.argsort(-np.where(np.eye(30, dtype=bool), -np.inf, s), axis=1)[:, :5]
+        assert numbers[f"{name}/precision@5"] == pytest.approx(np.mean(words[order] == words[:, None]))
+    with pytest.raises(ConfigError, match="a query without its own item needs labels"):
+        build({"image": image, "text": text}, partner=False)
 
 
 def test_group():

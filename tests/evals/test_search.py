@@ -89,10 +89,15 @@ def towers(batch):
 
 def expected(q, x, right, hidden, ks=(1, 5, 10)):
     each = naive(q, x, right, hidden, max(ks))
+    many = [len(r) for r in right if r]
     rank = np.array([w[0] for w in each])
     return {
         **{f"recall@{k}": np.mean(rank <= k) for k in ks},
         **{f"found@{k}": np.mean([w[1] for w in naive(q, x, right, hidden, k)]) for k in ks},
+        **{
+            f"precision@{k}": np.mean([w[1] * n / k for w, n in zip(naive(q, x, right, hidden, k), many, strict=True)])
+            for k in ks
+        },
         f"ndcg@{max(ks)}": np.mean([w[2] for w in each]),
         "median_rank": np.median(rank),
         "mean_reciprocal_rank": np.mean(1 / rank),
@@ -137,7 +142,7 @@ def test_composed_retrieval(compose, weights):
     numbers = registry.build("evaluator", part, mesh=mesh(8), tokenizer=None).run(towers)
     query = normalised(image - 0.5 * text if compose == "both" else image + (weights or [1, 1])[1] * text)
     wanted = expected(query, gallery, [[t] for t in target], [[r] for r in reference])
-    assert numbers == pytest.approx({k: v for k, v in wanted.items() if not k.startswith("found")})
+    assert numbers == pytest.approx({k: v for k, v in wanted.items() if not k.startswith(("found", "precision"))})
 
 
 @pytest.mark.parametrize(
