@@ -115,7 +115,7 @@ def largest_scores(queries: Float[Array, "b n d"], codes: Float[Array, "k d"]) -
     return _largest(queries, codes)[0]
 
 
-def chunks(queries: Float[Array, "b n d"], codes: Float[Array, "k d"]) -> Float[Array, "c b n d"]:
+def chunks(queries: Float[Array, "b n d"], codes: Float[Array, "k d"]) -> Float[Array, "c b s d"]:
     """Tokens in groups, filled up with the last, which as it comes later is never the first of equals."""
     b, n, d = queries.shape
     size = min(n, max(1, CHUNK // (b * len(codes))))
