@@ -43,6 +43,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
     "task": {
         "two_tower": "bigcl.tasks.two_tower:TwoTower",
         "fusion": "bigcl.tasks.fusion:Fusion",
+        "finite_tokens": "bigcl.tasks.finite_tokens:FiniteTokens",
     },
     "tower": {
         "vit": "bigcl.towers.vit:ViT",
@@ -119,6 +120,9 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "scenes": "bigcl.data.sources.scenes:Scenes",
         "digit_scenes": "bigcl.data.sources.digit_scenes:DigitScenes",
         "sound_pairs": "bigcl.data.sources.sound_pairs:SoundPairs",
+        "class_pairs": "bigcl.data.sources.class_pairs:ClassPairs",
+        "domains": "bigcl.data.sources.domains:Domains",
+        "concept_bags": "bigcl.data.sources.concept_bags:ConceptBags",
     },
     "transform": {
         "keep": "bigcl.data.transforms:Keep",
@@ -179,6 +183,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "tuples": "bigcl.evals.tuples:Tuples",
         "visualness": "bigcl.evals.visualness:Visualness",
         "ordering": "bigcl.evals.ordering:Ordering",
+        "coupling": "bigcl.evals.coupling:Coupling",
     },
 }
 

@@ -31,6 +31,8 @@ class Geometry:
     isotropy, by input: `min_c Z(c) / max_c Z(c)`, `Z(c) = sum_x exp(c . x)` over the eigenvectors c of the second
         moments (Mu and Viswanath 2018); 1 is isotropic.
     positive_cosine, negative_cosine: means over pairs, and over all rows of one with all other rows of the other.
+    structure: Pearson correlation of cos(a_i, a_j) with cos(a_i, b_j) over i != j, a of `first` and b of `second`: how
+        far the second input lies to the first as the first lies to itself.
     temperature: of the model, where it is known.
 
     After `run`, `artifacts` holds the embeddings [N, D] and `<input>/singular_values` [D].
@@ -62,6 +64,7 @@ class Geometry:
             **centroids(a, b),
             "positive_cosine": float(positive.mean()),
             "negative_cosine": float((sums[0] @ sums[1] - positive.sum()) / max(1, n * (n - 1))),
+            "structure": structure(a, b),
         }
         for name, x in found.items():
             singular, vectors = spectrum(x)
@@ -80,6 +83,23 @@ def centroids(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "m d"]) -> dict[
         "modality_gap": float(np.linalg.norm(means[0] - means[1])),
         "centroid_cosine": float(unit(means[0]) @ unit(means[1])),
     }
+
+
+def structure(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> float:
+    """Correlation of a_i . a_j with a_i . b_j over i != j, from second moments: the sum of the products over all pairs
+    is that of the entries of `sum a a^T` and `sum a b^T`. 0 where a side is constant."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    n, (total_a, total_b), (aa, ab, bb) = len(a), (a.sum(0), b.sum(0)), (a.T @ a, a.T @ b, b.T @ b)
+    own, other = (a * a).sum(1), (a * b).sum(1)
+    count = max(1, n * (n - 1))
+    mean_a, mean_b = (total_a @ total_a - own.sum()) / count, (total_a @ total_b - other.sum()) / count
+    moment = {
+        "aa": ((aa * aa).sum() - own @ own) / count - mean_a**2,
+        "ab": ((aa * ab).sum() - own @ other) / count - mean_a * mean_b,
+        "bb": ((aa * bb).sum() - other @ other) / count - mean_b**2,
+    }
+    spread = moment["aa"] * moment["bb"]
+    return float(moment["ab"] / np.sqrt(spread)) if spread > 1e-24 else 0.0
 
 
 def angle_changes(

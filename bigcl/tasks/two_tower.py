@@ -18,6 +18,7 @@ from bigcl.registry import ConfigError, Part
 from bigcl.tasks.state import Teacher
 from bigcl.tasks.task import Batch, Metrics, Moment, Task
 from bigcl.tasks.terms import make_terms
+from bigcl.towers.encoding import Encoding
 from bigcl.towers.layers import split_keys
 
 
@@ -124,7 +125,7 @@ class TwoTower(Task):
             inputs = batch[name], batch.get(f"{name}_mask")
             shape = {"shape": batch[f"{name}_shape"]} if f"{name}_shape" in batch else {}
             encoding = self.towers[self.inputs[name]](*inputs, keys[name], **shape)
-            outputs[name] = self.finished(encoding.embedding)
+            outputs[name] = self.finished(self.pooled(name, encoding))
             if f"{name}.tokens" in self.wanted:
                 outputs[f"{name}.tokens"] = encoding.tokens
                 outputs[f"{name}.mask"] = encoding.mask
@@ -132,6 +133,10 @@ class TwoTower(Task):
                 taught = self.teacher.towers[self.inputs[name]](*inputs, None, **shape)
                 outputs[f"teacher/{name}"] = jax.lax.stop_gradient(self.finished(taught.embedding))
         return outputs
+
+    def pooled(self, name: str, encoding: Encoding) -> Float[Array, "b d"]:
+        """The vector of each example, before it is normalised, from what the tower of the input `name` gives."""
+        return encoding.embedding
 
     def finished(self, embedding: Float[Array, "b d"]) -> Float[Array, "b d"]:
         """An embedding as losses and evaluators see it."""

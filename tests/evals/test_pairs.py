@@ -176,6 +176,7 @@ def test_geometry(devices):
         "centroid_cosine": 1 - scipy.spatial.distance.cosine(a.mean(0), b.mean(0)),
         "positive_cosine": np.trace(cosines) / 37,
         "negative_cosine": cosines[~np.eye(37, dtype=bool)].mean(),
+        "structure": np.corrcoef(*((m @ a.T)[~np.eye(37, dtype=bool)] for m in (a, b)))[0, 1],
         "temperature": 0.05,
     }
     for name, x in (("image", a), ("text", b)):
@@ -194,3 +195,4 @@ def test_geometry_of_a_point():
     numbers = build("geometry", source=arrays(image=x, text=x)).run(encode)
     assert numbers["image/effective_rank"] == pytest.approx(1, abs=1e-4)
     assert numbers["image/uniformity"] == pytest.approx(0, abs=1e-6) and numbers["modality_gap"] == 0
+    assert numbers["structure"] == 0
