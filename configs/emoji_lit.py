@@ -23,7 +23,8 @@ def get_config(arg=None):
     c.optim.freeze = ["towers/text/.*"]
     if arg.smoke:  # any text tower of this form, and the tokenizer of the quick start
         c.task.towers.image.embed_dim = 32
-        c.task.towers.text.update(vocab=None, width=32, depth=1, heads=2)
+        c.task.towers.text.update(width=32, depth=1, heads=2)
+        del c.task.towers.text.vocab
         return c
     c.tokenizer = {"kind": "tokenizers_json", "path": f"{arg.init}/tokenizer.json"}
     c.checkpoint.update(init_from=arg.init, init_only=["towers/text/.*"])

@@ -36,7 +36,10 @@ def collect(evaluators: dict[str, Any], scale: float) -> Gallery | None:
     for evaluator in evaluators.values():
         found = getattr(evaluator, "artifacts", {})
         sides = getattr(evaluator, "item", None), getattr(evaluator, "query", None)
-        if all(side in found for side in sides) and (gallery := show(evaluator, scale)) is not None:
+        if (
+            all(isinstance(side, str) and side in found for side in sides)
+            and (gallery := show(evaluator, scale)) is not None
+        ):
             return gallery
     return None
 
