@@ -26,14 +26,15 @@ time in page faults; with huge pages, none."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-"""Else two exchanges of one program run side by side, each holding a thread that the other process waits for."""
+"""Else two exchanges of one program run side by side, each holding a thread that the other devices wait for."""
 
 
 def prepare() -> None:
-    """Before anything is imported: on a CPU, keeps the exchanges between processes in one order, and under Linux starts
+    """Before anything is imported: on a CPU, keeps the exchanges between devices in one order, and under Linux starts
     the program again, once, with huge pages for malloc."""
     env = os.environ
-    if on_cpu() and ("JAX_COORDINATOR_ADDRESS" in env or several_processes(env)):
+    emulated = env.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device_count" in env.get("XLA_FLAGS", "")
+    if on_cpu() and (emulated or "JAX_COORDINATOR_ADDRESS" in env or several_processes(env)):
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '').replace(ONE_BY_ONE, '')} {ONE_BY_ONE}".strip()
     if sys.platform != "linux" or not on_cpu() or "GLIBC_TUNABLES" in env:
         return

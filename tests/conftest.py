@@ -4,7 +4,10 @@ import contextlib
 import os
 import resource
 
+from bigcl.host import ONE_BY_ONE
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_BY_ONE}".strip()
 
 import jax
 import jaxtyping
