@@ -92,8 +92,8 @@ def infonce_rows(
     within: bool = False,
     decoupled: bool = False,
     inside: bool = False,
-    negatives_a: Float[Array, "k d"] | Float[Array, "b k d"] | None = None,
-    negatives_b: Float[Array, "k d"] | Float[Array, "b k d"] | None = None,
+    negatives_a: Float[Array, "ka d"] | Float[Array, "b ka d"] | None = None,
+    negatives_b: Float[Array, "kb d"] | Float[Array, "b kb d"] | None = None,
     **known: Array,
 ) -> Float[Array, "b"]:
     """The terms whose mean `infonce` is, one for each row. known: its other arrays, but for `weight`."""

@@ -58,12 +58,3 @@ def pair_statistics(
         "accuracy": right / 2,
         "effective_negatives": (spread[0] + spread[1]) / 2,
     }
-
-
-def uniformity(z: Float[Array, "b d"], rows: int = 512) -> Float[Array, ""]:
-    """`log mean exp(-2 |z_i - z_j|^2)` over i != j (Wang and Isola 2020, t = 2) of rows of unit length, B of 2 or more;
-    no gradient. rows: about so many, evenly over the batch, give it well enough."""
-    x = jax.lax.stop_gradient(at_least_float32(z[:: -(-len(z) // rows)]))
-    n = len(x)
-    energy = 4 * logits(x, x, jnp.ones((), x.dtype)) - 4
-    return jax.nn.logsumexp(jnp.where(jnp.eye(n, dtype=bool), MASKED, energy)) - jnp.log(float(n * (n - 1)))

@@ -56,11 +56,6 @@ def test_equals_the_matrix(rows, devices, monkeypatch):
         assert 0 < float(found["accuracy"]) < 1 and 1 < float(found["effective_negatives"]) < rows - 1
 
 
-def test_uniformity_of_a_part_of_the_rows():
-    x = jnp.asarray(batch(100)[0])
-    np.testing.assert_allclose(uniformity(x, rows=40), uniformity(x[::3]), rtol=1e-6)
-
-
 @pytest.mark.parametrize("value", [0.25, np.nan])
 def test_what_cannot_be_told_apart_is_wrong(value):
     x = jnp.full((16, 16), value)
