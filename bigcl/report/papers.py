@@ -102,7 +102,7 @@ def write_table(results: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
 def row(slug: str, recipe: pathlib.Path, results: pathlib.Path) -> str:
     """One line of the table. The docstring's first sentence is the paper; a line "New: ..." says what is new."""
     doc = ast.get_docstring(ast.parse(recipe.read_text(encoding="utf-8"))) or ""
-    paper = re.split(r"(?<=[.:]) ", doc.split("\n\n")[0].replace("\n", " "), maxsplit=1)[0].rstrip(".:")
+    paper = re.split(r"(?<=[.:])(?<!et al\.) ", doc.split("\n\n")[0].replace("\n", " "), maxsplit=1)[0].rstrip(".:")
     found = re.search(r"New: (.+?)(?:\n\n|$)", doc, re.DOTALL)
     new = found[1].replace("\n", " ").strip() if found else ""
     result = read(results / f"{slug}.json")

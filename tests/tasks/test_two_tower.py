@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from bigcl import registry
-from bigcl.losses import infonce, sigmoid
-from bigcl.losses.telemetry import pair_statistics, uniformity
+from bigcl.losses import infonce, sigmoid, uniformity
+from bigcl.losses.telemetry import pair_statistics
 from bigcl.registry import ConfigError
 from bigcl.state import Skeleton
 from tests.problems import BATCH, SMALL
