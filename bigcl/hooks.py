@@ -150,11 +150,9 @@ class Evaluate(Hook):
 
 
 class Profile(Hook):
-    """A trace of a few steps soon after the start, in the workdir's `profile/`, for TensorBoard or Perfetto; of the
-    first run of a process alone: started many times in one, JAX's profiler was seen to crash."""
+    """A trace of a few steps soon after the start, in the workdir's `profile/`, for TensorBoard or Perfetto."""
 
     every = 1
-    taken = False
 
     def __init__(self, experiment: Experiment, folder: pathlib.Path, meter: "Meter"):
         self.folder, self.meter, self.length, self.last = (
@@ -163,21 +161,19 @@ class Profile(Hook):
             experiment.train.profile,
             experiment.train.steps,
         )
-        self.deadlines, self.steps, self.tracing = experiment.deadlines, 0, False
+        self.deadlines, self.steps = experiment.deadlines, 0
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if jax.process_index():
             return
         self.steps += 1
         first, end = WARM_UP, WARM_UP + self.length
-        if self.steps == first < end and step < self.last and not Profile.taken:
-            Profile.taken = self.tracing = True
+        if self.steps == first < end and step < self.last:
             with self.meter.paused(state, "tracing", self.deadlines.step):
                 options = jax.profiler.ProfileOptions()
                 options.python_tracer_level = 0
                 jax.profiler.start_trace(self.folder, profiler_options=options)
-        elif self.tracing and (self.steps == end or step == self.last):
-            self.tracing = False
+        elif first < self.steps <= end and (self.steps == end or step == self.last):
             with self.meter.paused(state, "tracing", self.deadlines.step):
                 jax.profiler.stop_trace()
 

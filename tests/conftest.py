@@ -39,3 +39,8 @@ def no_room():
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     return limited
+
+
+def pytest_collection_modifyitems(items):
+    """What compiles for TPUs comes last: once libtpu is loaded, a trace of the profiler crashes the process."""
+    items.sort(key=lambda item: hasattr(item.module, "devices_of"))

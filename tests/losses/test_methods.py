@@ -323,7 +323,7 @@ def test_half_precision_gives_float32(name):
         ("multilinear-3", 8192, 8192**2),
         ("multilinear-all-3", 128, 128**3),
         ("mixup", 8192, 8192**2),
-        ("soft_clip", 8192, 8192**2),
+        ("soft_clip", 16384, 16384**2),
         ("unique", 8192, 8192**2),
         ("supremix", 256, 512**3),
     ],
