@@ -101,6 +101,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
     },
     "source": {
         "emoji": "bigcl.data.sources.emoji:Emoji",
+        "openclipart": "bigcl.data.sources.openclipart:OpenClipart",
         "arrayrecord": "bigcl.data.sources.arrayrecord:ArrayRecord",
         "tfds": "bigcl.data.sources.tfds:TFDS",
         "webdataset": "bigcl.data.sources.webdataset:WebDataset",

@@ -2,24 +2,27 @@
 
 import concurrent.futures
 import multiprocessing
+import pathlib
 import pickle
 
 import numpy as np
 import pytest
 import tensorflow_datasets
 
+from bigcl.data.convert import convert
 from bigcl.data.loader import Loader
-from bigcl.data.sources.arrayrecord import write_arrayrecord
+from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
 from bigcl.data.sources.emoji import Emoji
+from bigcl.data.sources.openclipart import FOLDER, OpenClipart
 from bigcl.data.tokenizers import as_text
-from bigcl.data.transforms.image import DecodeImage
+from bigcl.data.transforms.image import DecodeImage, Resize
 from bigcl.data.transforms.text import Tokenize
 from bigcl.log import read_rows
 from bigcl.registry import build
 from bigcl.train import run
 from tests.data import formats
 
-COUNT = 60
+COUNT, CLIP_ART = 60, 200
 
 
 class Letters:
@@ -31,10 +34,20 @@ class Letters:
         return np.array([ord(c) for c in text.ljust(length, "\0")[:length]], np.int32)
 
 
-@pytest.fixture(scope="module")
-def rows():
-    emoji = Emoji("test")
-    return [{"code": e["code"], "image": e["image"], "text": e["text"]} for e in map(emoji.__getitem__, range(COUNT))]
+@pytest.fixture(scope="module", params=["emoji", pytest.param("openclipart", marks=pytest.mark.slow)])
+def rows(request, tmp_path_factory):
+    """Small real pictures with texts: emoji, or clip art that `convert` has read and reduced."""
+    if request.param == "emoji":
+        emoji = Emoji("test")
+        examples = map(emoji.__getitem__, range(COUNT))
+        return [{"code": e["code"], "image": e["image"], "text": e["text"]} for e in examples]
+    if not pathlib.Path(FOLDER).is_dir():
+        pytest.skip("the package openclipart-png is not installed")
+    folder = tmp_path_factory.mktemp("openclipart")
+    convert(OpenClipart("test"), folder, "arrayrecord", per_shard=CLIP_ART, part=(0, 1000), size=48)  # one shard
+    source = ArrayRecord(str(folder))
+    examples = map(source.__getitem__, range(CLIP_ART))
+    return [{"code": e["key"], "image": e["image"], "text": e["text"]} for e in examples]
 
 
 def arrayrecord(rows, folder):
@@ -102,7 +115,9 @@ def webdataset(rows, folder):
         with webdataset.TarWriter(str(folder / name)) as writer:
             for row in part:
                 code = row["code"].encode()
-                writer.write({"__key__": row["code"], "png": row["image"], "txt": row["text"], "code": code})
+                writer.write(
+                    {"__key__": row["code"].replace(".", "_"), "png": row["image"], "txt": row["text"], "code": code}
+                )
     return {"kind": "webdataset", "shards": str(folder)}
 
 
@@ -131,8 +146,21 @@ def tfds(rows, folder):
     return {"kind": "tfds", "name": "bigcl_formats", "data_dir": str(folder)}
 
 
+def converted_to_arrayrecord(rows, folder):
+    convert(rows, folder, "arrayrecord", per_shard=25)
+    return {"kind": "arrayrecord", "paths": str(folder)}
+
+
+def converted_to_webdataset(rows, folder):
+    convert([{**row, "code": row["code"].encode()} for row in rows], folder, "webdataset", per_shard=25)
+    members = {"image": ["png"], "text": ["txt"], "code": ["code.bin"]}
+    return {"kind": "webdataset", "shards": str(folder), "members": members}
+
+
 FORMATS = [
     arrayrecord,
+    converted_to_arrayrecord,
+    converted_to_webdataset,
     jsonl,
     csv,
     parquet,
@@ -152,7 +180,7 @@ def part(request, rows, tmp_path, monkeypatch):
 
 
 def loader(source):
-    return Loader(source, [DecodeImage(), Tokenize(30, Letters())], batch=16, seed=3)
+    return Loader(source, [DecodeImage(), Resize([48, 48]), Tokenize(30, Letters())], batch=16, seed=3)
 
 
 def digest(source):
@@ -196,10 +224,10 @@ def test_forked_process(part):
 
 
 @pytest.mark.slow
-def test_spawned_process(part):
+def test_spawned_process(part, rows):
     source = build("source", part)
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        assert pool.submit(len, source).result(timeout=60) == COUNT
+        assert pool.submit(len, source).result(timeout=60) == len(rows)
         assert pool.submit(source.__getitem__, 7).result(timeout=60)["image"] == source[7]["image"]
 
 
