@@ -1,4 +1,4 @@
-"""open_clip: its own CLIP (the names of OpenAI's), and SigLIP, whose image tower is timm's."""
+"""open_clip: its own CLIP (the names of OpenAI's), CoCa's contrastive part, and SigLIP, whose image tower is timm's."""
 
 import pathlib
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import tokenizers as hf
 
 from bigcl.data.tokenizers import TokenizersJSON
-from bigcl.interop import files, resnet, timm
+from bigcl.interop import coca, files, resnet, timm
 from bigcl.interop.huggingface import read_tokenizer, write_tokenizer
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect
 from bigcl.interop.table import Row, Table, convolution, flat, linear, multihead, norm, read, under, write
@@ -26,6 +26,7 @@ BLOCK: Table = (
 TEXT: Table = (
     Row("token_embedding.weight", "embed"),
     Row("positional_embedding", "position"),
+    Row("cls_emb", "cls", flat),
     *under("transformer.resblocks.*.", "stack/blocks/", BLOCK),
     *norm("ln_final", "norm"),
 )
@@ -36,7 +37,6 @@ VISUAL: Table = (
     Row("positional_embedding", "position"),
     *norm("ln_pre", "pre_norm"),
     *under("transformer.resblocks.*.", "stack/blocks/", BLOCK),
-    *norm("ln_post", "norm"),
     Row("proj", "projection/kernel"),
 )
 
@@ -46,10 +46,11 @@ PROJECTION: Table = (Row("text_projection", "projection/kernel"),)
 PROJECTION_WITH_BIAS: Table = linear("text_projection", "projection")
 
 
-def table(*, trunk: bool, custom_text: bool, bias: bool, depths: Sequence[int] = ()) -> Table:
+def table(*, trunk: bool, custom_text: bool, bias: bool, depths: Sequence[int] = (), pooler: bool = False) -> Table:
     """trunk: the image tower is timm's.  custom_text: text names have a prefix.  bias: of the text projection.  depths:
-    of the stages of a ResNet."""
-    image = timm.TRUNK + linear("proj", "projection") if trunk else VISUAL
+    of the stages of a ResNet.  pooler: the image tower has CoCa's."""
+    own = VISUAL + (coca.POOLER if pooler else norm("ln_post", "norm"))
+    image = timm.TRUNK + linear("proj", "projection") if trunk else own
     image = resnet.table(depths) if depths else image
     text = TEXT + (PROJECTION_WITH_BIAS if bias else PROJECTION)
     return (
@@ -164,6 +165,7 @@ def own_form(arrays: dict[str, np.ndarray], tower: dict[str, Any]) -> dict[str, 
 def model_config(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndarray]]:
     """`model_cfg`, the table of names, and the arrays in open_clip's form. Raises Inexpressible."""
     image, text = model.tower("image", "resnet"), model.tower("text")
+    coca.refuse({"image": image, "text": text})
     text_cfg = text_config(text)
     trunk = image.get("pool") == "map"
     if image["kind"] == "resnet":
@@ -248,12 +250,16 @@ def image_part(vision: dict[str, Any], config: dict[str, Any], shapes: dict[str,
         return timm.tower_of(trunk, pool="map", heads=None, size=vision.get("image_size"), **options)
     known = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "no_ln_pre"}
     known |= {"pool_type", "act_kwargs", "norm_kwargs", "output_tokens"}
+    known |= {"attentional_pool", "attn_pooler_queries", "attn_pooler_heads"}
     refuse_unknown(vision, known, "vision_cfg")
     if not isinstance(vision.get("layers", 12), int):
         return resnet.part(vision, config["embed_dim"])
     if vision.get("pool_type", "tok") not in ("tok", "avg"):
         raise Inexpressible(f"{CONFIG}: vision_cfg.pool_type {vision['pool_type']!r}")
-    mean = vision.get("pool_type", "tok") == "avg"
+    pool = "mean" if vision.get("pool_type", "tok") == "avg" else "cls"
+    if vision.get("attentional_pool"):
+        coca.check_pooler(vision, f"{CONFIG}: vision_cfg")
+        pool = "coca"
     width = vision.get("width", 768)
     return {
         "kind": "vit",
@@ -263,8 +269,8 @@ def image_part(vision: dict[str, Any], config: dict[str, Any], shapes: dict[str,
         "depth": vision.get("layers", 12),
         "heads": width // vision.get("head_width", 64),
         "mlp_width": int(width * vision.get("mlp_ratio", 4.0)),
-        "pool": "mean" if mean else "cls",
-        "registers": int(mean),
+        "pool": pool,
+        "registers": int(pool != "cls"),
         "pre_norm": not vision.get("no_ln_pre", False),
         "patch_bias": False,
         "activation": activation(vision, config.get("quick_gelu", False)),
@@ -277,11 +283,12 @@ def text_part(text: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The text tower that `model_cfg` describes."""
     known = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "pool_type"}
     known |= {"proj_bias", "act_kwargs", "norm_kwargs", "pad_id", "eos_id", "output_tokens", "hf_tokenizer_name"}
-    refuse_unknown(text, known | {"tokenizer_kwargs", "tokenizer_mode"}, "text_cfg")
+    refuse_unknown(text, known | {"tokenizer_kwargs", "tokenizer_mode", "embed_cls"}, "text_cfg")
     pools = {v: k for k, v in TEXT_POOLS.items()}
     if text.get("pool_type", "argmax") not in pools:
         raise Inexpressible(f"{CONFIG}: text_cfg.pool_type {text['pool_type']!r}; bigcl has {', '.join(pools)}")
     width = text.get("width", 512)
+    appended = {"pool": "coca", "pad_id": text.get("pad_id", 0)} if text.get("embed_cls") else {}
     return {
         "kind": "text",
         "vocab": text.get("vocab_size", 49408),
@@ -296,6 +303,7 @@ def text_part(text: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         "norm_eps": (text.get("norm_kwargs") or {}).get("eps", 1e-5),
         "embed_dim": config["embed_dim"],
         "projection_bias": text.get("proj_bias", False),
+        **appended,
     }
 
 
@@ -314,12 +322,9 @@ def load(path: pathlib.Path) -> Model:
     for section in ("vision_cfg", "text_cfg"):
         if not isinstance(config.get(section), dict):
             raise files.BadFile(f"{weights.with_name(CONFIG)}: no section {section}")
-    refuse_unknown(
-        config,
-        {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_bias", "init_logit_scale"},
-        "model_cfg",
-    )
-    tensors = resnet.folded(files.read_tensors(weights), "visual.")
+    known = {"embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text"}
+    refuse_unknown(config, known | {"init_logit_bias", "init_logit_scale"}, "model_cfg")
+    tensors = coca.contrastive(resnet.folded(files.read_tensors(weights), "visual."))
     shapes = {k: v.shape for k, v in tensors.items()}
     trunk = "timm_model_name" in config["vision_cfg"]
     image, text = image_part(config["vision_cfg"], config, shapes), text_part(config["text_cfg"], config)
@@ -327,15 +332,14 @@ def load(path: pathlib.Path) -> Model:
     loss = "sigmoid" if "logit_bias" in tensors else "infonce"
     towers = {"image": image, "text": text}
     task, wanted = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": loss, "of": list(towers)}]})
-    if (
-        image.get("pool") == "mean"
-    ):  # the class token beside mean pooling is a register, which has no position of its own
+    if image.get("registers"):  # beside other poolings the class token is a register, without a position of its own
         position = tensors["visual.positional_embedding"]
         tensors["visual.class_embedding"] = tensors["visual.class_embedding"] + position[0]
         tensors["visual.positional_embedding"] = position[1:]
     prefixed, depths = "text.ln_final.weight" in tensors, image.get("depths", ())
-    names = table(trunk=trunk, custom_text=prefixed, bias=text["projection_bias"], depths=depths)
-    if image.get("pool") == "mean":
+    pooler = image.get("pool") == "coca"
+    names = table(trunk=trunk, custom_text=prefixed, bias=text["projection_bias"], depths=depths, pooler=pooler)
+    if image.get("registers"):
         names = tuple(r._replace(path="towers/image/registers") if r.path == "towers/image/cls" else r for r in names)
     for name in ("logit_scale", "logit_bias"):  # of one element in some files
         if name in tensors:
@@ -359,6 +363,8 @@ def load(path: pathlib.Path) -> Model:
     tokenizer = read_tokenizer(weights.parent)
     if tokenizer is not None:
         clean(tokenizer, (config["text_cfg"].get("tokenizer_kwargs") or {}).get("clean", "whitespace"))
+        if text["pool"] == "coca" and not config["text_cfg"].get("hf_tokenizer_name"):
+            tokenizer.pad_id = 0  # that of open_clip's own tokenizer, whatever the file says
     return Model(task, arrays, tokenizer, preprocessing)
 
 

@@ -272,19 +272,59 @@ class AttentionPool(nnx.Module):
         return y + self.mlp(self.norm(y))
 
     def attend(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:
-        """The attention of the one query that all examples share, without keys and values: the query goes back through
-        the projection of the keys instead (whose bias the softmax takes out), and the projection of the values is
-        applied to the mean of the tokens."""
+        """The attention of the one query that all examples share."""
         kernel, bias = (p[...].astype(self.dtype) for p in (self.attention.qkv, self.attention.qkv_bias))
         query = jnp.einsum("w,whd->hd", self.probe[0, 0].astype(self.dtype), kernel[:, 0]) + bias[0]
-        query = jnp.einsum("hd,whd->hw", query, kernel[:, 1])
-        scores = jnp.einsum("bnw,hw->bhn", x, query, preferred_element_type=jnp.float32) * bias.shape[-1] ** -0.5
-        if mask is not None:
-            scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
-        mean = jnp.einsum("bhn,bnw->bhw", jax.nn.softmax(scores).astype(x.dtype), x)
-        y = jnp.einsum("bhw,whd->bhd", mean, kernel[:, 2]) + bias[2][None]
+        y = attend_to_all(query, kernel[:, 1], kernel[:, 2], x, mask) + bias[2][None]
         out, out_bias = (p[...].astype(self.dtype) for p in (self.attention.out, self.attention.out_bias))
         return jnp.einsum("bhd,hdw->bw", y, out) + out_bias[None]
+
+
+class AttentionalPooler(nnx.Module):
+    """Attentional pooler of CoCa (Yu et al. 2022, 3.2) in OpenCLIP's form, for its contrastive query alone: tokens that
+    come normalised to another width, `[B, N, W] -> [B, D]`, with norms of the query and of what it takes. The query
+    and the projections are of width `out`, a multiple of the 8 heads."""
+
+    HEADS = 8
+
+    def __init__(self, width: int, out: int, *, norm_eps: float, dtype, rngs: nnx.Rngs):
+        if out % self.HEADS:
+            raise ValueError(f"attentional pooler: width {out} is not a multiple of its {self.HEADS} heads")
+        linear = functools.partial(
+            nnx.Linear, kernel_init=nnx.initializers.xavier_uniform(), use_bias=False, dtype=dtype, rngs=rngs
+        )
+        self.dtype = dtype
+        self.probe = nnx.Param(nnx.initializers.normal(1.0)(rngs.params(), (1, out)))
+        self.q_norm = Norm(out, eps=norm_eps)
+        self.q, self.k, self.v = linear(out, out), linear(width, out), linear(width, out)
+        self.bias = nnx.Param(jnp.zeros((3, out)))
+        self.out = linear(out, out, use_bias=True)
+        self.norm = Norm(out, eps=norm_eps)
+
+    def __call__(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None = None) -> Float[Array, "b d"]:
+        bias = self.bias[...].astype(self.dtype)
+        k, v = (p.kernel[...].astype(self.dtype).reshape(x.shape[-1], self.HEADS, -1) for p in (self.k, self.v))
+        query = self.q(self.q_norm(self.probe[...]))[0] + bias[0]
+        y = attend_to_all(query.reshape(self.HEADS, -1), k, v, x, mask).reshape(x.shape[0], -1)
+        return self.norm(self.out(y + bias[2][None]))
+
+
+def attend_to_all(
+    query: Float[Array, "h d"],
+    keys: Float[Array, "w h d"],
+    values: Float[Array, "w h d"],
+    x: Float[Array, "b n w"],
+    mask: Bool[Array, "b n"] | None,
+) -> Float[Array, "b h d"]:
+    """What one query, the same for all examples, takes from their tokens, by the kernels of keys and values but without
+    making these: the query goes back through the projection of the keys instead (whose bias the softmax takes out), and
+    the projection of the values (without bias) is applied to the mean of the tokens."""
+    back = jnp.einsum("hd,whd->hw", query, keys)
+    scores = jnp.einsum("bnw,hw->bhn", x, back, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask[:, None], scores, jnp.finfo(jnp.float32).min)
+    mean = jnp.einsum("bhn,bnw->bhw", jax.nn.softmax(scores).astype(x.dtype), x)
+    return jnp.einsum("bhw,whd->bhd", mean, values)
 
 
 def attend(

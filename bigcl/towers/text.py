@@ -33,7 +33,9 @@ class TextTransformer(nnx.Module):
     variant: sizes by name; `width`, `depth`, `heads`, `mlp_width` override it or replace it.
     causal: whether a token sees only those before it.
     pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first",
-        "mean" or "map".
+        "mean", "map", or "coca" (a learned class token behind the text). Its mask is that of OpenCLIP's CoCa, with
+        which published weights were trained: keys are masked one place late, so that the class token sees the first
+        padding as well, and itself behind a text of full length alone.
     pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
     post_norm: norms stand after each residual sum, and the tower's own before the first block (BERT).
     matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
@@ -51,7 +53,7 @@ class TextTransformer(nnx.Module):
         heads: int | None = None,
         mlp_width: int | None = None,
         causal: bool = True,
-        pool: Literal["eot", "last", "first", "mean", "map"] = "eot",
+        pool: Literal["eot", "last", "first", "mean", "map", "coca"] = "eot",
         pad_id: int | None = None,
         positions: Literal["learned", "rotary"] = "learned",
         qk_norm: bool = False,
@@ -78,10 +80,13 @@ class TextTransformer(nnx.Module):
             dtype,
         )
         self.head, self.post_norm = width // heads, post_norm
+        if pool == "coca" and pad_id is None:
+            raise ValueError("text: pool 'coca' without pad_id, which its class token leaves out; set it")
+        small = nnx.initializers.normal(0.01)
         self.embed = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (vocab, width)))
-        self.position = (
-            nnx.Param(nnx.initializers.normal(0.01)(rngs.params(), (length, width))) if positions == "learned" else None
-        )
+        places = length + (pool == "coca")
+        self.position = nnx.Param(small(rngs.params(), (places, width))) if positions == "learned" else None
+        self.cls = nnx.Param(small(rngs.params(), (1, width))) if pool == "coca" else None
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
             post_norm=post_norm, norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan,
@@ -103,13 +108,19 @@ class TextTransformer(nnx.Module):
             raise ValueError(f"text: {n} tokens reached a tower of length {self.length}")
         if mask is None and self.pad_id is not None:
             mask = text != self.pad_id
-        x = self.embed[...].astype(self.dtype)[text]
+        if self.cls is not None and mask is not None and self.pad_id is not None:
+            text = jnp.where(mask, text, self.pad_id)  # the first masked place is seen, whatever lies there
+        x, seen = self.embed[...].astype(self.dtype)[text], mask
+        if self.cls is not None and mask is not None:
+            last = jnp.broadcast_to(self.cls[...].astype(self.dtype)[None], (x.shape[0], 1, x.shape[2]))
+            x, seen = jnp.concatenate([x, last], axis=1), jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
+            n += 1
         rotation = None
         if self.position is not None:
             x = x + self.position[:n].astype(self.dtype)[None]
         else:
             rotation = jnp.asarray(layers.rotation_table(np.arange(n)[:, None], self.head, theta=10_000.0))[None]
-        attend = None if mask is None else mask[:, None, None]
+        attend = None if seen is None else seen[:, None, None]
         if self.causal:
             past = jnp.tril(jnp.ones((n, n), bool))[None, None]
             attend = past if attend is None else attend & past
@@ -117,8 +128,9 @@ class TextTransformer(nnx.Module):
             x = self.stack(self.norm(x), mask=attend, rotation=rotation, rng=rng)
         else:
             x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=rng))
-        pooled = self.pooled(x, text, mask)
-        return Encoding(pooled if self.projection is None else self.projection(pooled), x, mask)
+        pooled = x[:, -1] if self.cls is not None else self.pooled(x, text, mask)
+        tokens = x[:, : text.shape[1]]
+        return Encoding(pooled if self.projection is None else self.projection(pooled), tokens, mask)
 
     def reads(self) -> jax.ShapeDtypeStruct:
         """One text."""

@@ -32,7 +32,8 @@ class ViT(nnx.Module):
 
     variant: "B/16" and the like: size and patch; `width`, `depth`, `heads`, `mlp_width` override it, or replace it
         together with `patch`.
-    pool: "cls" (class token), "mean" or "map" (attention pooling).
+    pool: "cls" (class token), "mean", "map" (attention pooling), or "coca" (CoCa's attentional pooler, to `embed_dim`;
+        it looks at the registers too, and one of them is OpenCLIP's class token).
     positions: "learned", "sincos" or "rotary" (axial).
     registers: extra tokens that take part in attention and are thrown away (Darcet et al. 2024).
     pre_norm: the layer norm before the first block that CLIP has.
@@ -58,7 +59,7 @@ class ViT(nnx.Module):
         heads: int | None = None,
         mlp_width: int | None = None,
         channels: int = 3,
-        pool: Literal["cls", "mean", "map"] = "cls",
+        pool: Literal["cls", "mean", "map", "coca"] = "cls",
         positions: Literal["learned", "sincos", "rotary"] = "learned",
         registers: int = 0,
         qk_norm: bool = False,
@@ -86,6 +87,8 @@ class ViT(nnx.Module):
             raise ValueError(f"vit: image_size {image_size} is not a multiple of patch {patch}")
         if naflex and positions != "learned":
             raise ValueError(f"vit: positions {positions!r} with naflex; only learned ones are interpolated")
+        if pool == "coca" and not embed_dim:
+            raise ValueError("vit: pool 'coca' without embed_dim, the width of its query; set it")
         self.naflex = naflex
         self.image_size, self.patch, self.channels, self.width, self.head = (
             image_size,
@@ -110,8 +113,11 @@ class ViT(nnx.Module):
         )  # fmt: skip
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
-        self.map = head(width, heads, mlp_width) if pool == "map" else None
-        self.projection = nnx.Linear(width, embed_dim, use_bias=False, dtype=dtype, rngs=rngs) if embed_dim else None
+        pooler = functools.partial(layers.AttentionalPooler, norm_eps=norm_eps, dtype=dtype, rngs=rngs)
+        coca = pooler(width, embed_dim) if pool == "coca" and embed_dim else None
+        self.map = head(width, heads, mlp_width) if pool == "map" else coca
+        linear = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+        self.projection = linear(embed_dim if coca else width, embed_dim) if embed_dim else None
 
     def __call__(
         self,
@@ -132,11 +138,14 @@ class ViT(nnx.Module):
             x = self.pre_norm(x)
         attend = None if mask is None else mask[:, None, None]
         x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=stack_rng))
+        whole = x, mask
         tokens, mask = x[:, len(prefix) :], None if mask is None else mask[:, len(prefix) :]
         if self.pool == "cls":
             pooled = x[:, 0]
+        elif self.map is None:
+            pooled = layers.masked_mean(tokens, mask)
         else:
-            pooled = layers.masked_mean(tokens, mask) if self.map is None else self.map(tokens, mask)
+            pooled = self.map(*whole) if self.pool == "coca" else self.map(tokens, mask)
         return Encoding(pooled if self.projection is None else self.projection(pooled), tokens, mask)
 
     def embed_patches(self, tokens: Float[Array, "b n w"]) -> Float[Array, "b n d"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from bigcl.towers.layers import ACTIVATIONS, AttentionPool, Stack, attention_weights, cast_here
+from bigcl.towers.layers import ACTIVATIONS, AttentionalPooler, AttentionPool, Stack, attention_weights, cast_here
 
 B, N, W, HEADS = 3, 7, 16, 4
 
@@ -84,6 +84,42 @@ def test_pooling_without_keys_and_values_is_attention_with_them(masked):
         jax.tree.leaves(run(lambda pool, x: pool(x, mask))), jax.tree.leaves(run(with_keys_and_values)), strict=True
     ):
         np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_attentional_pooler_is_cross_attention_between_norms(masked):
+    """Head by head, with keys and values."""
+    out, heads = 24, 8
+    graphdef, params = nnx.split(AttentionalPooler(W, out, norm_eps=1e-5, dtype=jnp.float32, rngs=nnx.Rngs(0)))
+    params = jax.tree.map(lambda p: p + 0.3 * random(p.size, *p.shape), params)
+    x = random(1, B, N, W)
+    real = jnp.arange(N)[None] < jnp.array([7, 5, 1])[:, None] if masked else jnp.ones((B, N), bool)
+
+    def plain(pool, x):
+        probe = pool.probe[0]
+        centred = (probe - probe.mean()) / jnp.sqrt(probe.var() + 1e-5)
+        query = (centred * pool.q_norm.scale[...] + pool.q_norm.bias[...]) @ pool.q.kernel[...] + pool.bias[0]
+        k = jnp.einsum("bnw,wd->bnd", x, pool.k.kernel[...]) + pool.bias[1][None, None]
+        v = jnp.einsum("bnw,wd->bnd", x, pool.v.kernel[...]) + pool.bias[2][None, None]
+        taken = []
+        for head in jnp.split(jnp.arange(out), heads):
+            scores = jnp.einsum("d,bnd->bn", query[head], k[:, :, head]) / math.sqrt(out // heads)
+            weights = jax.nn.softmax(scores, where=real)
+            taken.append(jnp.einsum("bn,bnd->bd", weights, v[:, :, head]))
+        y = jnp.concatenate(taken, 1) @ pool.out.kernel[...] + pool.out.bias[...][None]
+        y = (y - y.mean(1, keepdims=True)) / jnp.sqrt(y.var(1, keepdims=True) + 1e-5)
+        return y * pool.norm.scale[...][None] + pool.norm.bias[...][None]
+
+    def run(function):
+        value, pull = jax.vjp(lambda params, x: function(nnx.merge(graphdef, params), x), params, x)
+        return value, *pull(random(2, B, out))
+
+    for got, expected in zip(
+        jax.tree.leaves(run(lambda pool, x: pool(x, real if masked else None))),
+        jax.tree.leaves(run(plain)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=5e-5)
 
 
 def test_cast_here_is_the_identity_with_its_gradient():

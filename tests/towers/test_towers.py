@@ -32,6 +32,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "vit-cls-rotary-registers": {**VIT, "positions": "rotary", "registers": 2, "gated": True, "activation": "silu"},
     "vit-mean-registers-dropout": {**VIT, "pool": "mean", "registers": 1, "dropout": 0.5, "patch_dropout": 0.5},
     "vit-one-channel": {**VIT, "channels": 1, "mean": [0.5], "std": [0.2], "pool": "map"},
+    "vit-coca": {**VIT, "pool": "coca", "embed_dim": 8, "registers": 1, "pre_norm": True},
     "resnet": {"kind": "resnet", "image_size": 64, "depths": [1, 2, 1, 1], "width": 4, "heads": 4, "embed_dim": 5},
     "text-eot": {**TEXT, "embed_dim": 7, "activation": "quick_gelu"},
     "text-eot-padding": {**TEXT, "pad_id": 0},
@@ -40,6 +41,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "text-mean-rotary": {**TEXT, "pool": "mean", "pad_id": 0, "positions": "rotary", "qk_norm": True, "gated": True},
     "text-mean-post-norm": {**TEXT, "pool": "mean", "pad_id": 0, "causal": False, "post_norm": True},
     "text-map-dropout": {**TEXT, "pool": "map", "causal": False, "dropout": 0.3},
+    "text-coca": {**TEXT, "pool": "coca", "pad_id": 0, "embed_dim": 7},
+    "text-coca-rotary": {**TEXT, "pool": "coca", "pad_id": 0, "causal": False, "positions": "rotary"},
     "mlp": MLP,
     "token-mlp-mean": {**TOKENS, "inputs": 4},
     "token-mlp-attention": {**TOKENS, "vocab": 11, "pool": "attention"},
@@ -233,7 +236,7 @@ def test_a_gru_is_that_of_flax_with_its_weights():
     np.testing.assert_allclose(call(tower, x).embedding, tower.projection(h), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["text-eot-padding", "text-first", "text-mean-rotary"])
+@pytest.mark.parametrize("name", ["text-eot-padding", "text-first", "text-mean-rotary", "text-coca"])
 def test_padding_is_masked_by_its_id(name):
     tower, x = build(PARTS[name]), inputs(PARTS[name])
     out, told = call(tower, x), call(tower, x, x != 0)
@@ -253,6 +256,22 @@ def test_causal_text_does_not_see_what_follows():
     assert float(jnp.abs(one[:, 4:] - other[:, 4:]).max()) > 1e-2
     both_ways = build({**PARTS["text-eot"], "causal": False})
     assert float(jnp.abs(call(both_ways, x).tokens[:, 0] - call(both_ways, y).tokens[:, 0]).max()) > 1e-3
+
+
+def test_a_class_token_behind_the_text_sees_one_place_more_than_the_text():
+    """Nothing further: what the second padding is does not count. The first is seen, and the class token itself only
+    where nothing is padding, as in OpenCLIP's CoCa."""
+    tower, x = build({**PARTS["text-coca-rotary"], "depth": 1}), inputs(TEXT)
+    seen = np.array([[1, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 0, 0, 0]], bool)  # ends at 5, 4, 2
+    rotation = jnp.asarray(layers.rotation_table(np.arange(7)[:, None], 8, theta=10_000.0))[None]
+    tokens = jnp.concatenate([tower.embed[...][x], jnp.broadcast_to(tower.cls[...][None], (B, 1, 16))], 1)
+
+    def pooled(seen):
+        return tower.norm(tower.stack(tokens, mask=jnp.asarray(seen)[:, None, None], rotation=rotation))[:, -1]
+
+    close(call(tower, x).embedding, pooled(seen))
+    not_late = np.pad(x != 0, ((0, 0), (0, 1)), constant_values=True)
+    assert float(jnp.abs(pooled(not_late)[1:] - pooled(seen)[1:]).max()) > 1e-3
 
 
 @pytest.mark.parametrize("name", ["vit-cls-rotary-registers", "vit-mean-registers-dropout", "text-map-dropout"])
@@ -315,16 +334,16 @@ def test_patch_dropout_keeps_patches_with_their_mask_and_place():
     assert seen == {0, 1}
 
 
-@pytest.mark.parametrize("pool", ["mean", "map", "cls"])
+@pytest.mark.parametrize("pool", ["mean", "map", "cls", "coca"])
 def test_each_patch_has_its_place_among_the_embeddings(pool):
     """That of an image in which all other patches are masked when it is pooled."""
-    tower = registry.build("tower", {**VIT, "pool": pool, "embed_dim": 5}, rngs=nnx.Rngs(0))
+    tower = registry.build("tower", {**VIT, "pool": pool, "embed_dim": 8}, rngs=nnx.Rngs(0))
     encoding = tower(jax.random.uniform(jax.random.key(0), (2, *tower.reads().shape)))
     patches = tower.embed_patches(encoding.tokens)
-    assert patches.shape == (*encoding.tokens.shape[:2], 5)
+    assert patches.shape == (*encoding.tokens.shape[:2], 8)
     if pool == "mean":
         np.testing.assert_allclose(patches.mean(1), encoding.embedding, atol=1e-5)
-    if pool == "map":
+    if pool in ("map", "coca"):
         alone = jnp.zeros(patches.shape[:2], bool).at[:, 1].set(True)
         expected = tower.projection(tower.map(encoding.tokens, alone))
         np.testing.assert_allclose(patches[:, 1], expected, atol=1e-5)
@@ -410,6 +429,9 @@ def test_every_preset_is_counted():
         ({"kind": "vit", "variant": "So400/14"}, "did you mean 'So400m'"),
         ({"kind": "text", "vocab": 9, "length": 4, "variant": "Siglip-B"}, "did you mean 'SigLIP-B'"),
         ({"kind": "text", "vocab": 9, "length": 4, "width": 8}, "width, depth and heads"),
+        ({**VIT, "pool": "coca"}, "vit: pool 'coca' without embed_dim"),
+        ({**VIT, "pool": "coca", "embed_dim": 12}, "width 12 is not a multiple of its 8 heads"),
+        ({**TEXT, "pool": "coca"}, "text: pool 'coca' without pad_id"),
         ({**VIT, "heads": 3}, "width 16 is not a multiple of heads 3"),
         ({**VIT, "remat": "everything"}, "remat 'everything' is not a policy"),
         ({**VIT, "positions": "rotary", "heads": 8}, "head size divisible by 4, got 2"),
