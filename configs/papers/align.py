@@ -6,8 +6,9 @@ New: nothing in structure; label smoothing and the sum of both directions are ar
     python -m bigcl.train --config configs/papers/align.py --workdir runs/align
 
 The claim is of emoji and their names: all of them, three names in ten another's, against a clean quarter for as many
-steps. Of seed 0, 800 steps gave a recall@10 of 0.608 against 0.615 of the clean. The temperature does not start at
-1, from where 400 steps brought it to 0.6 only.
+steps; six runs of a minute each. Seen, of three seeds, recall@10 of text to image: 0.61 by the clean quarter, 0.65 by
+all. A batch of 128 did not show it: of seed 0, 0.615 and 0.608 after 800 steps, 0.635 and 0.638 after 1,200. The
+temperature does not start at 1, from where 400 steps brought it to 0.6 only.
 """
 
 from configs.papers import base
@@ -22,7 +23,7 @@ def get_config(arg=None):
         return paper(arg)
     share = {"keep": 0.25} if arg.variant == "baseline" else {"swap": 0.3}
     source = {"kind": "noisy", "source": {"kind": "emoji", "size": 32}, "seed": arg.seed, **share}
-    c = base.emoji(arg, steps=1200, source=source)
+    c = base.emoji(arg, steps=600, batch=256, source=source)
     c.task.losses = [loss()]
     c.evals = {"retrieval": base.held_out("retrieval")}
     return c

@@ -6,7 +6,10 @@ New: the sampler of sentences, `bigcl/data/transforms/sentences.py`, several pos
     python -m bigcl.reproduce dreamlip
     python -m bigcl.train --config configs/papers/dreamlip.py --workdir runs/dreamlip
 
-The claim is of emoji with the keywords of Unicode CLDR: held-out emoji are asked for by name, and by a keyword.
+The claim is of emoji with the keywords of Unicode CLDR: held-out emoji are asked for by name, and by a keyword; nine
+runs of half a minute each. Seen, of three seeds, recall@10 by name and by keyword: 0.69 and 0.19 with the name alone,
+0.31 and 0.10 with the whole caption, 0.69 and 0.68 by the method, for names 0.0075 below the name alone. After 400
+steps in place of 800, one seed: 0.57 and 0.14 with the name alone, 0.54 and 0.50 by the method.
 """
 
 from configs.papers import base
@@ -23,7 +26,7 @@ def get_config(arg=None):
     if arg.variant == "paper":
         return paper(arg)
     train, test = ({"kind": "emoji", "size": 32, "split": split, "tags": True} for split in ("train", "test"))
-    c = base.emoji(arg, steps=400, source=train)
+    c = base.emoji(arg, steps=800, source=train)
     c.tokenizer.update(source=train, key="caption")
     if arg.variant in ("method", "grouping"):
         c.task.towers.update(dict.fromkeys(TEXTS[1:], "text"))

@@ -9,7 +9,8 @@ views, and label smoothing. The cross-modal terms of SiamLIP, BYOLIP, BarLIP and
     python -m bigcl.train --config configs/papers/improved_clip_baselines.py --workdir runs/rocket
 
 The claim is of emoji whose caption is the name and two of its keywords; words are dropped, and not exchanged, since
-the text tower is a bag of tokens.
+the text tower is a bag of tokens. Six runs of half a minute each. Seen, of three seeds, recall@10 of text to image:
+0.41 by the global pair alone, 0.54 with local views.
 """
 
 from configs.papers import base

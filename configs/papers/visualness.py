@@ -6,6 +6,8 @@ New: the NULL image, `bigcl/data/transforms/null_image.py`, and the score, `bigc
     python -m bigcl.train --config configs/papers/visualness.py --workdir runs/visualness
 
 The claim is of emoji against sentences of licences and docstrings: told apart by text alone, while retrieval survives.
+Nine runs of under a minute each. Seen, of three seeds, macro F1 and the mean reciprocal rank of text to image: 0.63 and
+0.35 by CLIP alone, 0.92 and 0.02 with one picture for all emoji, 0.92 and 0.28 by the method.
 """
 
 from configs.papers import base
