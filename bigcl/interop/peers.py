@@ -39,18 +39,24 @@ def open_clip(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str]
 
 
 def transformers(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str], ids: np.ndarray) -> Outputs:
-    """`AutoModel` and `AutoProcessor` of the folder; without a tokenizer `AutoImageProcessor`."""
+    """`AutoModel` and `AutoProcessor` of the folder; without a tokenizer `AutoImageProcessor`. The latter and
+    `PreTrainedTokenizerFast` for a SigLIP 2, beside which `AutoProcessor` takes every tokenizer for Gemma's."""
     import torch
     import transformers as library
 
     model = library.AutoModel.from_pretrained(folder).eval()
-    if (pathlib.Path(folder) / "tokenizer.json").exists():
+    length = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    length["max_length"] = model.config.text_config.max_position_embeddings
+    with_tokenizer, siglip2 = (pathlib.Path(folder) / "tokenizer.json").exists(), model.config.model_type == "siglip2"
+    if with_tokenizer and not siglip2:
         processor = library.AutoProcessor.from_pretrained(folder)
-        length = {"padding": "max_length", "max_length": model.config.text_config.max_position_embeddings}
-        inputs = processor(text=list(texts), images=list(pictures), return_tensors="pt", truncation=True, **length)
+        inputs = processor(text=list(texts), images=list(pictures), **length)
     else:
         inputs = library.AutoImageProcessor.from_pretrained(folder)(images=list(pictures), return_tensors="pt")
         inputs["input_ids"] = torch.from_numpy(ids)
+    if with_tokenizer and siglip2:
+        tokenizer = library.PreTrainedTokenizerFast.from_pretrained(folder)
+        inputs["input_ids"] = tokenizer(list(texts), **length)["input_ids"]
     inputs = {k: v for k, v in inputs.items() if k in READ}
     with torch.inference_mode():
         result = model(**inputs)

@@ -73,7 +73,7 @@ def paper(arg):
     c.task.update(several(texts, (32, 32) if arg.smoke else (768, 512)))
     c.optim.update(lr=5e-4, weight_decay=0.5)
     if not arg.smoke:
-        c.data.transforms = [*c.data.transforms[:2], *captions(texts, 77)]
+        c.data.transforms = [c.data.transforms[0], *captions(texts, 77)]
     return c
 
 

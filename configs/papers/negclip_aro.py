@@ -61,10 +61,10 @@ def paper(arg):
     if arg.smoke:
         c.data.source.spec.negative = c.data.source.spec.text
     else:
-        decode, crop, tokenize, _ = c.data.transforms
-        negative = [{"kind": "choose_text", "key": "neg_caption", "out": "negative"}, {**tokenize, "key": "negative"}]
+        negative = {"kind": "choose_text", "key": "neg_caption", "out": "negative"}
+        words = [base.words(key, 77) for key in ("text", "negative")]
         keep = {"kind": "keep", "keys": ["image", "text", "negative"]}
-        c.data.update(transforms=[decode, crop, tokenize, *negative, keep], block=2, window=512)
+        c.data.update(transforms=[c.data.transforms[0], negative, *words, keep], block=2, window=512)
     c.optim.update(lr=1e-6, weight_decay=0.1, schedule={"kind": "cosine", "warmup": 1 if arg.smoke else 50})
     if arg.init:
         c.checkpoint.init_from = arg.init

@@ -76,7 +76,7 @@ def paper(arg):
     c.optim.update(lr=1e-4, weight_decay=0.01, clip_norm=1.0)
     c.optim.schedule = {"kind": "linear", "warmup": 1 if arg.smoke else 13_000}
     if not arg.smoke:
-        c.data.transforms = [*c.data.transforms[:2], *captions(PUBLISHED, 77)]
+        c.data.transforms = [c.data.transforms[0], *captions(PUBLISHED, 77)]
     return c
 
 
