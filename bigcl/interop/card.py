@@ -108,9 +108,11 @@ def limits(target: str, model: Model) -> list[str]:
         lines += [f"- Texts are cut to {length} tokens and must be padded to {length}."]
     if target == "transformers":
         lines += ['- transformers resizes by torchvision, up to one level from Pillow; `backend="pil"` is exact.']
-    if target == "transformers" and model.task["towers"].get("image", {}).get("naflex"):
-        lines += ["- `AutoProcessor` takes every tokenizer beside a SigLIP 2 for Gemma's: use it for pictures, and"]
-        lines[-1] += " `PreTrainedTokenizerFast.from_pretrained` for texts."
+        if model.task["towers"].get("image", {}).get("naflex"):
+            lines += [
+                "- `AutoProcessor` takes every tokenizer beside a SigLIP 2 for Gemma's: prepare pictures by "
+                "`AutoImageProcessor`, texts by `PreTrainedTokenizerFast`."
+            ]
     if target == "open_clip":
         lines += ["- open_clip repairs texts before its tokenizer (HTML entities, broken Unicode, double spaces)."]
     return lines

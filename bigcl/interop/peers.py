@@ -47,16 +47,16 @@ def transformers(folder: str, pictures: Sequence[Image.Image], texts: Sequence[s
     model = library.AutoModel.from_pretrained(folder).eval()
     length = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     length["max_length"] = model.config.text_config.max_position_embeddings
-    with_tokenizer, siglip2 = (pathlib.Path(folder) / "tokenizer.json").exists(), model.config.model_type == "siglip2"
-    if with_tokenizer and not siglip2:
+    with_tokenizer = (pathlib.Path(folder) / "tokenizer.json").exists()
+    if with_tokenizer and model.config.model_type != "siglip2":
         processor = library.AutoProcessor.from_pretrained(folder)
         inputs = processor(text=list(texts), images=list(pictures), **length)
     else:
         inputs = library.AutoImageProcessor.from_pretrained(folder)(images=list(pictures), return_tensors="pt")
         inputs["input_ids"] = torch.from_numpy(ids)
-    if with_tokenizer and siglip2:
-        tokenizer = library.PreTrainedTokenizerFast.from_pretrained(folder)
-        inputs["input_ids"] = tokenizer(list(texts), **length)["input_ids"]
+        if with_tokenizer:
+            tokenizer = library.PreTrainedTokenizerFast.from_pretrained(folder)
+            inputs["input_ids"] = tokenizer(list(texts), **length)["input_ids"]
     inputs = {k: v for k, v in inputs.items() if k in READ}
     with torch.inference_mode():
         result = model(**inputs)

@@ -101,7 +101,7 @@ class Job:
 
 
 def last_step(workdir: pathlib.Path) -> int:
-    """The last step in the log of a run, which may just be cutting off the rows after its checkpoint."""
+    """The last step in the log of a run, whose last row may just be written anew."""
     for patience in (0.1, 0.1, 0.1, 0.1, None):
         try:
             return max((row["step"] for row in read_rows(workdir / "metrics.jsonl")), default=0)

@@ -14,6 +14,7 @@ from bigcl.losses import infonce, sigmoid, uniformity
 from bigcl.losses.telemetry import pair_statistics
 from bigcl.registry import ConfigError
 from bigcl.state import Skeleton
+from bigcl.tasks.two_tower import some
 from tests.problems import BATCH, SMALL
 
 A = {"kind": "mlp", "inputs": 6, "widths": [5]}
@@ -108,6 +109,13 @@ def test_telemetry_of_each_pair_once_and_of_each_input(batch):
     assert found.keys() == wanted.keys() and "b_c/effective_negatives" in found
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_telemetry_takes_some_rows_of_a_large_batch():
+    z = jnp.arange(1300.0)[:, None]
+    np.testing.assert_array_equal(some(z)[:, 0], np.arange(0, 1300, 3))
+    np.testing.assert_array_equal(some(z, rows=40), z[::33])
+    np.testing.assert_array_equal(some(z[:512]), z[:512])
 
 
 def test_two_losses_of_one_pair_both_count(batch):
