@@ -5,6 +5,7 @@ import math
 import pathlib
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ from bigcl.state import Arrays, TrainState
 
 ATTEMPTS = 3
 """Orbax tells of a failed save twice, from two of its threads, each time in the place of the next one."""
+
+SWEEP_SECONDS = 10
+"""For so long the files of a failed save are removed again when its threads write more."""
 
 
 class CheckpointError(RuntimeError):
@@ -146,12 +150,19 @@ class Checkpoints:
             say(f"warning: {failure}; step {step} is saved instead")
 
     def sweep(self) -> None:
-        """Removes what saves that failed have left, which may be what fills the disk."""
-        with contextlib.suppress(CheckpointError), writing():
-            self.manager.wait_until_finished()
-        if jax.process_index() == 0:
-            for partial in self.manager.directory.glob("*.orbax-checkpoint-tmp"):
+        """Removes what saves that failed have left, which may be what fills the disk. Threads of such a save may go on
+        writing files for a while after another of them has failed, so that removal is tried again."""
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(CheckpointError), writing():
+                self.manager.wait_until_finished()
+                break
+        deadline = time.monotonic() + SWEEP_SECONDS
+        while jax.process_index() == 0 and (left := [*self.manager.directory.glob("*.orbax-checkpoint-tmp")]):
+            for partial in left:
                 shutil.rmtree(partial, ignore_errors=True)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
 
     def restore(self, state: TrainState, step: int | None = None) -> TrainState:
         """The saved state in the layout of `state`, whose leaves say shape, dtype and placement.

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -33,6 +34,8 @@ def prepare() -> None:
     """Before anything is imported: on a CPU, keeps the exchanges between devices in one order, and under Linux starts
     the program again, once, with huge pages for malloc."""
     env = os.environ
+    if importlib.util.find_spec("libtpu") and not accelerators() and not any(k.startswith("TPU_") for k in env):
+        env.setdefault("JAX_PLATFORMS", "cpu")  # where there is no TPU, libtpu's profiler crashes
     emulated = env.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device_count" in env.get("XLA_FLAGS", "")
     if on_cpu() and (emulated or "JAX_COORDINATOR_ADDRESS" in env or several_processes(env)):
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '').replace(ONE_BY_ONE, '')} {ONE_BY_ONE}".strip()
@@ -44,8 +47,12 @@ def prepare() -> None:
 
 def on_cpu() -> bool:
     """Whether JAX is going to compute on a CPU."""
-    accelerators = (pathlib.Path("/dev/accel0"), pathlib.Path("/dev/nvidiactl"))
-    return os.environ.get("JAX_PLATFORMS", "") == "cpu" or not any(p.exists() for p in accelerators)
+    return os.environ.get("JAX_PLATFORMS", "") == "cpu" or not accelerators()
+
+
+def accelerators() -> bool:
+    """Whether this machine has TPUs or GPUs, by the files that their drivers make."""
+    return any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/[0-9]*", "nvidiactl", "kfd"))
 
 
 def configure_jax() -> None:
@@ -112,8 +119,7 @@ def check_devices(env: Mapping[str, str]) -> None:
     from bigcl.registry import ConfigError
 
     seen = f"process {jax.process_index()} sees {jax.local_device_count()} {jax.default_backend()} device(s)"
-    lost = pathlib.Path("/dev/accel0").exists() or pathlib.Path("/dev/nvidiactl").exists()
-    if jax.default_backend() == "cpu" and lost and not jax.config.values["jax_platforms"]:
+    if jax.default_backend() == "cpu" and accelerators() and not jax.config.values["jax_platforms"]:
         raise ConfigError(
             f"{seen}, but this machine has accelerators: install JAX with support for them "
             '(`pip install "jax[cuda13]"` or `"jax[tpu]"`), or set JAX_PLATFORMS=cpu to do without'

@@ -162,7 +162,7 @@ def share_devices(processes: int, chips: int, env: Mapping[str, str]) -> list[di
     """The variables that give each process its devices."""
     on_cpu = env.get("JAX_PLATFORMS") == "cpu"
     gpus = [] if on_cpu else visible_gpus(env)
-    if not gpus and not on_cpu and pathlib.Path("/dev/accel0").exists() and processes > 1:
+    if not gpus and not on_cpu and any(pathlib.Path("/dev").glob("accel*")) and processes > 1:
         raise JobError("-n: one process drives all TPU chips of a machine; leave it out, or set JAX_PLATFORMS=cpu")
     if not gpus:
         return [{"JAX_NUM_CPU_DEVICES": str(chips)} if chips else {}] * processes
