@@ -104,6 +104,17 @@ def several_processes(env: Mapping[str, str]) -> bool:
     return any(int(env.get(key, 1)) > 1 for key in numbers) or "," in env.get("TPU_WORKER_HOSTNAMES", "")
 
 
+def place_in_job(env: Mapping[str, str]) -> tuple[int, int]:
+    """Which process this is and how many there are, before they have met, where the environment says so; else 0, 1."""
+    hosts = env.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    slices, slice_index = (int(env.get(f"MEGASCALE_{k}", v)) for k, v in (("NUM_SLICES", 1), ("SLICE_ID", 0)))
+    named = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_NTASKS")
+    for index, number in (*named, ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
+        if index in env and number in env:
+            return int(env[index]), int(env[number])
+    return slice_index * hosts + int(env.get("TPU_WORKER_ID", 0)), slices * hosts
+
+
 def spans_machines(env: Mapping[str, str]) -> bool:
     """Whether a scheduler says that the job runs on more than this machine."""
     everywhere, here = (int(env.get(f"OMPI_COMM_WORLD_{k}", 1)) for k in ("SIZE", "LOCAL_SIZE"))

@@ -11,6 +11,7 @@ if __name__ == "__main__":
     host.prepare()
 
 import json
+import os
 import pathlib
 import platform
 import signal
@@ -24,6 +25,9 @@ from bigcl import command, stages
 from bigcl import config as configs
 from bigcl.files import check_writable
 from bigcl.registry import ConfigError
+
+PATIENCE = 60.0
+"""Seconds by which JAX waits longer for processes than the watchdog, which can say who is missing."""
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True
@@ -77,9 +81,11 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
     parts = parts or [(config, workdir)]
     host.configure_jax()
     start = Deadlines(**parts[0][0]["deadlines"]).start
-    host.join_cluster(start)
+    with Watchdog(workdir, *host.place_in_job(os.environ)) as watchdog:
+        watchdog.doing("joining the other processes", start)
+        host.join_cluster(start + PATIENCE)
     for part, folder in parts:
-        with Watchdog(folder, jax.process_index()) as watchdog:
+        with Watchdog(folder, jax.process_index(), jax.process_count()) as watchdog:
             watchdog.doing("agreeing with the other processes", start)
             host.agree({"config": part, "workdir": str(folder), "versions": host.versions()})
             experiment = Experiment(**part)

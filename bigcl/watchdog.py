@@ -51,11 +51,11 @@ class Watchdog:
     Each process leaves a sign of life in `alive/<process>.json` of the workdir, so that the message can name those that
     the others wait for.
 
-    workdir: shared by all processes.  process: index of this one.
+    workdir: shared by all processes.  process: index of this one.  processes: how many there are.
     """
 
-    def __init__(self, workdir: pathlib.Path, process: int):
-        self.folder, self.process = workdir / "alive", process
+    def __init__(self, workdir: pathlib.Path, process: int, processes: int = 1):
+        self.folder, self.process, self.processes, self.began = workdir / "alive", process, processes, time.time()
         self.what, self.since, self.until = "nothing", time.monotonic(), float("inf")
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
@@ -110,17 +110,20 @@ class Watchdog:
         os._exit(STUCK)
 
     def others(self) -> list[str]:
-        """A line for each of the other processes that gave a sign of life since the run began."""
+        """A line for each of the other processes."""
         lines = []
-        for path in sorted(self.folder.glob("*.json")):
-            if path.stem == str(self.process):
+        for process in range(self.processes):
+            if process == self.process:
                 continue
             try:
-                state = json.loads(path.read_text())
+                state = json.loads((self.folder / f"{process}.json").read_text())
+                silent = time.time() - state["time"]
             except (OSError, ValueError):
+                silent = float("inf")
+            if silent > time.time() - self.began + 3 * BEAT:  # what is there is of an earlier run
+                lines.append(f"  process {process}: has not come")
                 continue
-            silent = time.time() - state["time"]
             told = f"silent for {silent:.0f} s, then " if silent > 3 * BEAT else "alive, "
             doing = f"{state['doing']} for {state['since']:.0f} s"
-            lines.append(f"  process {path.stem} on {state['host']}: {told}{doing}")
+            lines.append(f"  process {process} on {state['host']}: {told}{doing}")
         return lines

@@ -3,8 +3,9 @@
 import pytest
 
 from bigcl import doctor, train
-from bigcl.host import REQUEUE, agree
+from bigcl.host import agree
 from bigcl.registry import ConfigError
+from bigcl.watchdog import STUCK
 from tests.faults.harness import PATIENCE, Job
 
 OTHER = """
@@ -40,8 +41,9 @@ def test_processes_that_disagree_stop_and_say_in_what(tmp_path, change, told):
 def test_a_process_that_does_not_come_ends_the_others(tmp_path):
     job = Job(tmp_path / "run", "--config.deadlines.start=20", processes=2)
     job.kill(1)
-    assert job.processes[0].wait(PATIENCE) not in (0, REQUEUE)
-    assert "DEADLINE_EXCEEDED" in job.output(), job.output()
+    assert job.processes[0].wait(PATIENCE) == STUCK
+    assert "process 0 on " in job.output() and "joining the other processes" in job.output(), job.output()
+    assert "process 1: has not come" in job.output()
 
 
 def test_one_process_agrees_with_itself():
