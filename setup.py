@@ -29,7 +29,7 @@ SMALL = [package for extra, packages in DATA.items() if extra != "remote" for pa
 QUANTIZED = ["qwix"]  # products in eight bits, see bigcl/towers/matmul.py
 LAUNCH = ["pyyaml", "kubernetes-validate", "kubeflow-trainer-api", "optuna"]  # the schemas of Kubernetes and JobSet
 SEARCH = ["faiss-cpu>=1.10"]
-TEST = ["pytest>=8", "hypothesis", "aiohttp", "fsspec", "webdataset"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis", "aiohttp", "fsspec", "webdataset"]
 TEST += [*DEMO, *SMALL, *LAUNCH, *QUANTIZED, *SEARCH]
 
 # What proves that an export is the same model there; writing one needs no more than bigcl itself, but for ONNX.

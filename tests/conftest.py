@@ -25,6 +25,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.02)
 jaxtyping.install_import_hook(["bigcl.losses", "bigcl.towers"], "beartype.beartype")
 
 
+def pytest_xdist_auto_num_workers(config):
+    """A whole run has a process for each core, of the first four, as each takes some gigabytes; a few tests have none
+    beside this one."""
+    whole = config.args == config.getini("testpaths")
+    return min(4, os.cpu_count() or 1) if whole and not config.option.keyword else 0
+
+
 @pytest.fixture
 def no_room():
     """A context in which no file of this process may grow beyond some bytes: to whoever writes, the disk is full."""
