@@ -50,8 +50,8 @@ def parser(usage: str | None) -> Callable[[list[str]], list[str]]:
         setattr(flags.FLAGS["config"].parser, "parse", load_resolved)  # noqa: B010, the flag has no hook of its own
         try:
             return app.parse_flags_with_usage(argv)
-        except AttributeError as error:  # how ml_collections says that there is no such key
-            sys.exit(f"error: config: no key {error}")
+        except (AttributeError, KeyError) as error:
+            sys.exit(f"error: {configs.no_such_key(error)}")
 
     return parse
 

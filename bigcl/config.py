@@ -41,6 +41,13 @@ def parse_value(key: str, text: str, kind: type) -> Any:
         raise ConfigError(f"config argument {key!r}: expected {kind.__name__}, got {text!r}") from error
 
 
+def no_such_key(error: AttributeError | KeyError) -> str:
+    """What ml_collections says of a key that there is not: an AttributeError around a KeyError, or the KeyError."""
+    while error.args and isinstance(error.args[0], Exception):
+        error = error.args[0]
+    return "config: no key " + ". ".join(map(str, error.args)).replace("\n", ". ")
+
+
 def plain(config: Any) -> Any:
     """A config as nested dicts and lists of JSON's own types, which is what parts are built from and what `config.json`
     holds."""

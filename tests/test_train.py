@@ -173,7 +173,8 @@ def test_evaluate_gives_the_numbers_of_the_run(whole):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("--config.optim.lrr=1", 'Did you mean "lr"'),
+        ("--config.optim.lrr=1", 'error: config: no key \'lrr\'. Did you mean "lr" instead of "lrr"?'),
+        ("--config.opti.lr=1", "error: config: no key 'opti'. Did you mean"),
         ("--config.task.towers.image.pool=mena", "config.task.towers.image.pool: expected"),
         ("--config.optim.optimizer.kind=munon", "did you mean 'muon'"),
     ],

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from bigcl import registry
-from bigcl.config import overridable, plain, without_defaults
+from bigcl.config import no_such_key, overridable, plain, without_defaults
 from bigcl.data.loader import Loader
 from bigcl.data.sources import Source
 from bigcl.data.tokenizers import Tokenizer
@@ -68,8 +68,8 @@ def overridden(config: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
             "config", overridable(resolved), flag_values=values, sys_argv=argv, lock_config=True
         )
         rest = values(argv)[1:]
-    except (AttributeError, KeyError) as error:  # how ml_collections says that there is no such key
-        raise ConfigError(f"config: no key {error}") from error
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(no_such_key(error)) from error
     except flags.Error as error:
         raise ConfigError(str(error)) from error
     if rest:

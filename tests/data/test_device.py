@@ -55,7 +55,7 @@ def test_cutmix_removes_the_share_that_was_drawn_where_nothing_sticks_out():
     assert 0.5 < share.mean() < 0.75
 
 
-@pytest.mark.parametrize("function", [random_flip, mixup, cutmix], ids=str)
+@pytest.mark.parametrize("function", [random_flip, mixup, cutmix])
 def test_devices_and_jit_change_nothing(function):
     spread = jax.device_put(IMAGES, batch_sharding(make_mesh()))
     jax.tree.map(
