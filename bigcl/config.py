@@ -43,9 +43,8 @@ def parse_value(key: str, text: str, kind: type) -> Any:
 
 def no_such_key(error: AttributeError | KeyError) -> str:
     """What ml_collections says of a key that there is not: an AttributeError around a KeyError, or the KeyError."""
-    while error.args and isinstance(error.args[0], Exception):
-        error = error.args[0]
-    return "config: no key " + ". ".join(map(str, error.args)).replace("\n", ". ")
+    told = error.args[0].args if error.args and isinstance(error.args[0], KeyError) else error.args
+    return "config: no key " + ". ".join(map(str, told)).replace("\n", ". ")
 
 
 def plain(config: Any) -> Any:
