@@ -26,10 +26,10 @@ jaxtyping.install_import_hook(["bigcl.losses", "bigcl.towers"], "beartype.bearty
 
 
 def pytest_xdist_auto_num_workers(config):
-    """A whole run has a process for each core, of the first four, as each takes some gigabytes; a few tests have none
-    beside this one."""
-    whole = config.args == config.getini("testpaths")
-    return min(4, os.cpu_count() or 1) if whole and not config.option.keyword else 0
+    """For whole folders a process for each core, up to four, as each takes some gigabytes; a few tests have none beside
+    this one."""
+    folders = all(os.path.isdir(arg) for arg in config.args) and not config.option.keyword
+    return min(4, os.cpu_count() or 1) if folders else 0
 
 
 @pytest.fixture
