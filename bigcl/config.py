@@ -47,6 +47,20 @@ def no_such_key(error: AttributeError | KeyError) -> str:
     return "config: no key " + ". ".join(map(str, told)).replace("\n", ". ")
 
 
+def check_given(config: Any) -> None:
+    """Raises ConfigError for arguments that have to be given: a recipe has "(give ...)" where they belong."""
+    values, asked = [config], []
+    while values:
+        value = values.pop(0)
+        if isinstance(value, Mapping | list | tuple):
+            values += value.values() if isinstance(value, Mapping) else value
+        elif isinstance(value, str) and value.startswith("(give ") and value not in asked:
+            asked.append(value)
+    if asked:
+        told = "\n".join(f"  {value[1:-1]}" for value in asked)
+        raise ConfigError(f"arguments of the config are missing, which follow its path after a colon:\n{told}")
+
+
 def plain(config: Any) -> Any:
     """A config as nested dicts and lists of JSON's own types, which is what parts are built from and what `config.json`
     holds."""

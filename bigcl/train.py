@@ -72,6 +72,7 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
     from bigcl.watchdog import Deadlines, Watchdog
 
     config = stages.resolved(config)
+    configs.check_given(config)
     try:
         check_writable(workdir)
     except OSError as error:

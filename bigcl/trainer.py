@@ -48,6 +48,10 @@ class Interrupted(RuntimeError):
         self.signal = number
 
 
+AGREE_SECONDS = 5.0
+"""Between two questions of all processes whether one of them was asked to stop."""
+
+
 class Trainer:
     """Trains an experiment in a workdir, from wherever the last call left it."""
 
@@ -56,6 +60,8 @@ class Trainer:
         self.watchdog, self.deadlines = watchdog, experiment.deadlines
         self.checkpoints = experiment.checkpoints(workdir)
         self.signal = 0  # the one that asked to stop, if any
+        self.agreed = (0, time.monotonic())  # the step at which processes last agreed on it, and when
+        self.agree_at = 0
 
     def restore_or_init(self) -> TrainState:
         """The state to go on from. In this order:
@@ -184,12 +190,16 @@ class Trainer:
                 signal.signal(s, handler)
 
     def stopping(self, step: int) -> bool:
-        """Whether to stop after this step. Several processes agree on it, at the steps that are logged, so that none
-        waits for one that is gone."""
-        if jax.process_count() > 1 and step % self.experiment.train.log_every == 0:
-            self.signal = int(multihost_utils.process_allgather(np.array(self.signal)).max())
-        elif jax.process_count() > 1:
-            return False
+        """Whether to stop after this step. Several processes agree on it every few seconds, at steps that follow from
+        the pace of the slowest, so that none waits for one that is gone."""
+        if jax.process_count() > 1:
+            if step < self.agree_at:
+                return False
+            pace = (time.monotonic() - self.agreed[1]) / max(1, step - self.agreed[0])
+            said = multihost_utils.process_allgather(np.array([self.signal, pace], np.float32))
+            self.signal = int(said[:, 0].max())
+            self.agree_at = step + max(1, int(AGREE_SECONDS / said[:, 1].max()))
+            self.agreed = (step, time.monotonic())
         return self.signal > 0 and step < self.steps
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:

@@ -38,7 +38,10 @@ def siglip_text(size):
 def image_text(arg, *, length, crop_scale, mean=(0.5,) * 3, std=(0.5,) * 3):
     """Data, empty towers and checkpoints of a recipe on image-text pairs. crop_scale: area of random crops; None: the
     whole picture, squeezed."""
-    name = arg.data or "(give data=FOLDER or data=tfds:NAME)"
+    name = (
+        arg.data
+        or "(give data=FOLDER or data=tfds:NAME: pairs of `image` and `text`, see python -m bigcl.data convert)"
+    )
     tfds = name.startswith("tfds:")
     resize = (
         {"kind": "resize", "size": [arg.res, arg.res]}
@@ -57,7 +60,7 @@ def image_text(arg, *, length, crop_scale, mean=(0.5,) * 3, std=(0.5,) * 3):
         ],
         "workers": 8,
     }
-    c.tokenizer = {"kind": "tokenizers_json", "path": arg.tokenizer or "(give tokenizer=FILE)"}
+    c.tokenizer = {"kind": "tokenizers_json", "path": arg.tokenizer or "(give tokenizer=FILE: a tokenizer.json)"}
     c.task = {
         "kind": "two_tower",
         "towers": {"image": {"image_size": arg.res, "mean": mean, "std": std}, "text": {"length": length}},

@@ -6,7 +6,8 @@ hyperparameters.
 
 `data` and `tokenizer` as in configs/clip.py; the published vocabulary has 32,000 pieces. Attention pooling over the
 patches, a bidirectional text tower pooled at its last token, no class token, no projection of the image. The batch is
-32,768, which the paper finds enough.
+32,768, which the paper finds enough. A step of B/16 at 224 pixels takes 256 v5e chips at least 0.2 s (`bigcl.plan`,
+docs/performance.md), so that the 275,000 steps take them 15 hours or more.
 """
 
 from configs import base

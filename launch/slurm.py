@@ -89,9 +89,11 @@ def batch_script(job: Job, slurm: Slurm, members: Sequence[Arguments] = (), para
 
 LOOP = """
 caught= notice=
-trap 'caught=1 notice=1; scancel --signal=TERM "$SLURM_JOB_ID"' USR1  # the time limit is near: all tasks save and stop
+job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+job=${{job:-$SLURM_JOB_ID}}  # which of one element may be that of the whole array
+trap 'caught=1 notice=1; scancel --signal=TERM "$job"' USR1  # the time limit is near: all tasks save and stop
 trap caught=1 TERM  # Slurm tells the tasks itself
-running() {{ [[ $(squeue --noheader --jobs="$SLURM_JOB_ID" --states=running --format=%A) ]]; }}
+running() {{ [[ $(squeue --noheader --jobs="$job" --states=running --format=%A) ]]; }}
 
 for ((crashes = 1; ; crashes++)); do
   srun --kill-on-bad-exit=0 --wait=300 {command} &
@@ -100,7 +102,7 @@ for ((crashes = 1; ; crashes++)); do
   while [[ $caught ]]; do caught=; wait $step; status=$?; done  # a trap had ended the wait
   if [[ $status == 0 ]]; then exit 0; fi
   if ! running; then exit "$status"; fi
-  if [[ $status == {requeue} || $notice ]]; then scontrol requeue "$SLURM_JOB_ID"; exit {requeue}; fi
+  if [[ $status == {requeue} || $notice ]]; then scontrol requeue "$job"; exit {requeue}; fi
   echo "launch: crash $crashes with status $status, {restarts} may be restarted" >&2
   if ((crashes > {restarts})); then exit "$status"; fi
 done

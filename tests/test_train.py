@@ -14,9 +14,14 @@ import time
 import numpy as np
 import pytest
 
+from bigcl import stages, train
 from bigcl.data.cache import cache_root
+from bigcl.experiment import Experiment
 from bigcl.log import read_rows
 from bigcl.report import load_classes, load_gallery
+from bigcl.trainer import Trainer
+from bigcl.watchdog import Watchdog
+from tests.faults import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 TINY = [
@@ -168,6 +173,50 @@ def test_evaluate_gives_the_numbers_of_the_run(whole):
     assert sorted(whole[0].rglob("*")) == before
     logged = {k: v for row in read_rows(whole[0] / "metrics.jsonl") for k, v in row.items() if k.startswith("eval/")}
     assert json.loads(result.stdout) == {"step": 12, **logged}
+
+
+def test_an_earlier_step_is_evaluated_as_in_the_run(tmp_path):
+    config = {**tiny.get_config().to_dict(), "seed": 1}
+    config["train"]["steps"], config["evals"]["retrieval"]["every"] = 20, 10
+    train.run(config, tmp_path, report=False)
+    arguments = [sys.executable, "-m", "bigcl.evaluate", "--workdir", str(tmp_path), "--json", "--step", "10"]
+    env = {**ENV, "JAX_NUM_CPU_DEVICES": "8"}
+    result = subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=True)
+    rows = {r["step"]: {k: v for k, v in r.items() if "eval/" in k} for r in read_rows(tmp_path / "metrics.jsonl")}
+    assert rows[10] and rows[10] != rows[20] and json.loads(result.stdout) == {"step": 10, **rows[10]}
+
+
+def test_what_a_run_begins_with(tmp_path):
+    """Its own latest checkpoint, before another's parameters, before fresh ones; an average begins with them."""
+
+    def begin(workdir, **checkpoint):
+        config = {**tiny.get_config().to_dict(), **checkpoint}
+        with Watchdog(workdir, 0) as watchdog:
+            trainer = Trainer(Experiment(**stages.resolved(config)), workdir, watchdog)
+            return trainer, trainer.restore_or_init()
+
+    other, state = begin(tmp_path / "other", seed=7)
+    other.checkpoints.save(3, state)
+    other.checkpoints.close()
+    _, fresh = begin(tmp_path / "fresh")
+    take = {"checkpoint": {"init_from": str(tmp_path / "other"), "init_only": ["towers/image/.*"]}}
+    own, begun = begin(tmp_path / "run", **take)
+    for name, value in begun.params.items():
+        source = state if name.startswith("towers/image/") else fresh
+        assert (value == source.params[name]).all() and (begun.ema[name] == value).all(), name
+    changed = begun.replace(params={k: v + 1 for k, v in begun.params.items()})
+    own.checkpoints.save(5, changed)
+    own.checkpoints.close()
+    _, resumed = begin(tmp_path / "run", **take)
+    assert all((v == changed.params[k]).all() for k, v in resumed.params.items())
+
+
+def test_arguments_that_a_recipe_needs_are_asked_for(tmp_path):
+    arguments = [sys.executable, "-m", "bigcl.train", "--config", "configs/lit.py", "--workdir", str(tmp_path / "run")]
+    result = subprocess.run(arguments, cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300)
+    asked = [line.split("=")[0].strip() for line in result.stderr.splitlines()[1:]]
+    assert result.returncode == 1 and sorted(asked) == ["give data", "give init", "give tokenizer"], result.stderr
+    assert "bigcl.data convert" in result.stderr and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def convert(
     written = skipped = there = 0
     numbers = range(part[0], -(-len(source) // per_shard), part[1])
     total = sum(min(per_shard, len(source) - number * per_shard) for number in numbers)
-    with tqdm(total=total, desc=f"converting {source_name(source)}", unit=" examples") as bar:
+    with tqdm(total=total, desc=f"converting {source_name(source)}", unit=" examples", disable=None) as bar:
         for number in numbers:
             indices = range(number * per_shard, min(len(source), (number + 1) * per_shard))
             target = folder / f"{number:05d}{suffix}"

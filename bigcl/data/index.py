@@ -31,7 +31,9 @@ def main(argv: list[str]) -> None:
     began, faults = time.monotonic(), 0
     done: list[ShardIndex] = []
     shards = find_shards(args.shards, PATIENCE)
-    for shard, result in tqdm(index_all(shards, args.index, args.workers), "indexing", len(shards), unit=" shards"):
+    for shard, result in tqdm(
+        index_all(shards, args.index, args.workers), "indexing", len(shards), unit=" shards", disable=None
+    ):
         if isinstance(result, ShardIndex):
             done.append(result)
             fault = None if result.fault is None else f"byte {result.fault_offset}: {result.fault}"

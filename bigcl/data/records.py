@@ -120,7 +120,9 @@ class Records:
         self.identity = fingerprint(files)
 
         def build(folder: pathlib.Path) -> None:
-            with tqdm(total=sum(f.size for f in files), unit="B", unit_scale=True, desc="indexing", delay=1) as bar:
+            with tqdm(
+                total=sum(f.size for f in files), unit="B", unit_scale=True, desc="indexing", delay=1, disable=None
+            ) as bar:
                 parts = []
                 for file in files:
                     parts.append(np.asarray(scan(file), np.int64))

@@ -56,7 +56,7 @@ class Index:
         if name not in there:
             raise ConfigError(f"--input {name}: the embeddings are of others; {nearest(name, there)}")
         vectors, indices, keys = None, [], []
-        with tqdm(total=shards.size, desc="indexing", unit=" items", delay=1) as bar:
+        with tqdm(total=shards.size, desc="indexing", unit=" items", delay=1, disable=None) as bar:
             for rows in shards:
                 x = rows.embeddings[name]
                 vectors = empty(x.shape[1], shards.size) if vectors is None else vectors

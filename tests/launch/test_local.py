@@ -9,7 +9,9 @@ import time
 
 import pytest
 
+from bigcl.data.cache import cache_root
 from bigcl.host import REQUEUE
+from bigcl.log import read_rows
 from launch import local
 from launch.job import JobError
 
@@ -30,6 +32,21 @@ def mark(name):
 """
     file.write_text(head + text)
     return [sys.executable, str(file)]
+
+
+def test_two_processes_train(tmp_path):
+    """The command of docs/launch.md."""
+    arguments = "-n 2 --chips 2 -- --config configs/emoji.py:smoke --config.train.steps=4 --config.train.log_every=2"
+    command = [sys.executable, "launch/local.py", *arguments.split(), "--workdir", str(tmp_path / "run")]
+    caches = {
+        "JAX_COMPILATION_CACHE_DIR": str(cache_root() / "xla-tests"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", **caches}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 x cpu, 2 process(es)" in done.stdout and (tmp_path / "run" / "report.html").exists()
+    assert [row["step"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")] == [2, 4]
 
 
 def counts(tmp_path, name):

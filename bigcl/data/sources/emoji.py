@@ -77,7 +77,7 @@ def draw(folder: pathlib.Path, size: int) -> None:
     resvg = importlib.import_module("resvg_py")
     svgs = find_svgs()
     examples = sorted(named_emoji(svgs), key=lambda example: hashlib.sha256(example["code"].encode()).digest())
-    for example in tqdm(examples, desc=f"drawing emoji at {size} px", unit=" emoji"):
+    for example in tqdm(examples, desc=f"drawing emoji at {size} px", unit=" emoji", disable=None):
         # The system's fonts must not change a picture; OpenMoji needs none.
         png = resvg.svg_to_bytes(
             svg_path=str(svgs[example["code"]]), background="white", width=size, height=size, skip_system_fonts=True

@@ -44,7 +44,9 @@ class Filtered:
     def build(self, expression: Expression, folder: pathlib.Path) -> None:
         """Writes the indices of the examples that pass."""
         size, passing, never = len(self.source), [np.zeros(0, np.int64)], set(expression.names)
-        with tqdm(total=size, desc=f"filtering {source_name(self.source)}", unit=" examples", delay=1) as bar:
+        with tqdm(
+            total=size, desc=f"filtering {source_name(self.source)}", unit=" examples", delay=1, disable=None
+        ) as bar:
             for start in range(0, size, _TOGETHER):
                 stop = min(start + _TOGETHER, size)
                 columns = metadata(self.source, expression.names, start, stop)

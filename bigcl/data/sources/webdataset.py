@@ -53,7 +53,9 @@ class WebDataset:
         files = find_shards(shards, self.patience)
         with ThreadPoolExecutor(_OPENERS) as pool:
             opened = index_shards(files, index, self.patience, pool)
-            self.indexes = list(tqdm(opened, "opening shards", len(files), unit=" shards", delay=2, leave=False))
+            self.indexes = list(
+                tqdm(opened, "opening shards", len(files), unit=" shards", delay=2, leave=False, disable=None)
+            )
         self.shards = files
         self.identity = hashlib.sha256(repr([(i.size, i.tag) for i in self.indexes]).encode()).hexdigest()
         self.first = np.array([0, *itertools.accumulate(i.samples for i in self.indexes)], np.int64)
