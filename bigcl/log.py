@@ -232,8 +232,15 @@ def clock(seconds: float) -> str:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line that a killed run left half-written is dropped."""
+    """The rows of a metrics file, which a run may just be writing: the last row is written anew in place when more
+    numbers join it, so a last line that is not whole is left out. No rows if there is no file.
+
+    Raises ValueError if an earlier line is not JSON.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
+    *lines, last = path.read_bytes().splitlines() or [b""]
+    rows = [json.loads(line) for line in lines]
+    with contextlib.suppress(ValueError):
+        rows.append(json.loads(last))
+    return rows

@@ -48,20 +48,22 @@ class Member:
         """What bigcl.train gets beside what all members get."""
         return (f"--workdir={self.workdir}", *(f"--config.{k}={v}" for k, v in self.overrides.items()))
 
+    def last(self) -> dict[str, Any]:
+        """The last row of its log; nothing of step 0 if there is none."""
+        return (read_rows(self.workdir / "metrics.jsonl") or [{"step": 0}])[-1]
+
     def progress(self) -> tuple[int, int]:
         """The last step that was logged, and the planned steps (0: it has not begun)."""
         config = self.workdir / "config.json"
         if not config.exists():
             return 0, 0
-        rows = read_rows(self.workdir / "metrics.jsonl")
-        return max((row["step"] for row in rows), default=0), json.loads(config.read_text())["train"]["steps"]
+        return self.last()["step"], json.loads(config.read_text())["train"]["steps"]
 
     def finished(self) -> bool:
         """Whether it was trained to the end, and evaluated there."""
-        step, steps = self.progress()
-        if not steps or step < steps:
+        steps, last = self.progress()[1], self.last()
+        if not steps or last["step"] < steps:
             return False
-        last = read_rows(self.workdir / "metrics.jsonl")[-1]
         asked = json.loads((self.workdir / "config.json").read_text())["evals"]
         return all(any(key.startswith(f"eval/{name}/") for key in last) for name in asked)
 

@@ -11,6 +11,7 @@ import pytest
 from bigcl import stages
 from bigcl.config import parse_arg, plain
 from bigcl.divergence import Diverged
+from bigcl.log import read_rows
 from bigcl.registry import ConfigError
 from bigcl.train import run
 
@@ -63,8 +64,7 @@ def test_smoke_form_trains(path, tmp_path, capsys):
     config = plain(load(path).get_config("smoke"))
     run(config, tmp_path)
     for name, stage in config.get("stages", {".": config}).items():
-        rows = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        assert f'"step": {stage["train"]["steps"]}' in rows[-1]
+        assert read_rows(tmp_path / name / "metrics.jsonl")[-1]["step"] == stage["train"]["steps"]
     run(config, tmp_path)
     assert "is finished" in capsys.readouterr().out
 

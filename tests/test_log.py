@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from bigcl.log import Log, clock, describe, number, read_rows
+from bigcl.log import Log, clock, describe, encoded, number, read_rows
 
 ROW = {
     "step": 20,
@@ -70,6 +70,29 @@ def test_numbers_of_the_same_step_share_a_row(tmp_path):
     log.write({"step": 6, "loss": 1.0})
     log.close()
     assert read_rows(path)[1:] == [{"step": 4, "loss": 2.0, "eval/a/b": 0.75}, {"step": 6, "loss": 1.0}]
+
+
+def test_a_log_is_read_while_it_is_written(tmp_path):
+    """Whatever part of the bytes of a new last row, or of several, lies over the old one: no row is half of either."""
+    path = tmp_path / "metrics.jsonl"
+    rows = [{"step": 2, "loss": 3.0}, {"step": 4, "loss": 2.0}]
+    joined = {**rows[1], "eval/a/b": 0.5}
+    for after in ([joined], [{"step": 4}], [joined, {"step": 6, "loss": 1.0}]):
+        head, old, new = encoded(rows[0]), encoded(rows[1]), b"".join(map(encoded, after))
+        whole = [[rows[1]], *(after[:k] for k in range(len(after) + 1))]
+        for done in range(len(new) + 1):
+            path.write_bytes(head + new[:done] + old[done:])
+            first, *others = read_rows(path)
+            assert first == rows[0] and others in whole, path.read_bytes()
+        path.write_bytes(head + new)
+        assert read_rows(path) == [rows[0], *after]
+
+
+def test_an_earlier_line_that_is_no_row_is_an_error(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 2, "lo\n{"step": 4}\n')
+    with pytest.raises(ValueError):
+        read_rows(path)
 
 
 def test_elsewhere_than_on_a_terminal_the_line_comes_now_and_then(tmp_path, capsys):

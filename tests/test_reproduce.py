@@ -9,6 +9,7 @@ import pytest
 from bigcl import reproduce, stages
 from bigcl.claims import Demand, make_claim
 from bigcl.config import parse_variant
+from bigcl.log import read_rows
 from bigcl.registry import ConfigError
 from bigcl.report.papers import dots
 
@@ -142,7 +143,7 @@ def test_the_command_trains_judges_and_writes(papers, capsys, monkeypatch):
     assert len(drawing.findall(".//{*}circle")) == 2 * 2 * 2
     runs = papers.parent / "runs" / "reproduce" / "made-up"
     assert {p.name for p in runs.iterdir()} == {"baseline-0", "baseline-1", "method-0", "method-1"}
-    first, second = (json.loads((runs / "method-0" / s / "metrics.jsonl").read_text().splitlines()[0]) for s in STAGES)
+    first, second = (read_rows(runs / "method-0" / s / "metrics.jsonl")[0] for s in STAGES)
     assert first["step"] == second["step"] == 2 and second["loss"] < first["loss"]
 
     before = (runs / "method-0" / "stage2" / "metrics.jsonl").stat().st_mtime_ns

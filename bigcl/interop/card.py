@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 from bigcl import __version__
 from bigcl.data.tokenizers import FILE
@@ -11,25 +12,40 @@ from bigcl.interop.proof import TOLERANCES, passed
 from bigcl.log import read_rows
 
 USE = {
-    "open_clip": """import open_clip
+    "open_clip": """import open_clip, torch
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:{folder}")
-tokenizer = open_clip.get_tokenizer("local-dir:{folder}")""",
-    "transformers": """from transformers import AutoModel, AutoProcessor
-model = AutoModel.from_pretrained("{folder}")
-processor = AutoProcessor.from_pretrained("{folder}")
-inputs = processor(text=texts, images=pictures, padding="max_length", truncation=True, return_tensors="pt")
-logits = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"]).logits_per_image""",
-    "timm": """import timm
+images = torch.stack([preprocess(picture) for picture in pictures])
+logits, _ = model.eval().get_logits(images, {ids})""",
+    "transformers": """import transformers
+model = transformers.AutoModel.from_pretrained("{folder}")
+inputs = transformers.AutoImageProcessor.from_pretrained("{folder}")(images=pictures, return_tensors="pt")
+logits = model(input_ids={ids}, **inputs).logits_per_image""",
+    "timm": """import timm, torch
 model = timm.create_model("local-dir:{folder}", pretrained=True).eval()
-preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)""",
+preprocess = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+embeddings = torch.nn.functional.normalize(model(torch.stack([preprocess(picture) for picture in pictures])))""",
     "safetensors": """from safetensors.numpy import load_file
 arrays = load_file("{folder}/model.safetensors")  # by path in the task; config.json describes the task""",
     "jax": """import jax, safetensors.numpy
-tower = jax.export.deserialize(open("{folder}/image.stablehlo", "rb").read())
-embeddings = tower.call(safetensors.numpy.load_file("{folder}/model.safetensors"), pixels)  # uint8, see config.json""",
+tower = jax.export.deserialize(bytearray(open("{folder}/{tower}.stablehlo", "rb").read()))
+embeddings = tower.call(safetensors.numpy.load_file("{folder}/model.safetensors"), {input})""",
     "onnx": """import onnxruntime
 tower = onnxruntime.InferenceSession("{folder}/image.onnx")
-embeddings = tower.run(None, {{"image": pixels}})[0]  # uint8, see config.json""",
+embeddings = tower.run(None, {{"image": pixels}})[0]""",
+}
+
+TOKENIZED = {
+    "open_clip": """open_clip.get_tokenizer("local-dir:{folder}")(texts)""",
+    "transformers": """transformers.PreTrainedTokenizerFast.from_pretrained("{folder}")(
+    texts, padding="max_length", truncation=True, return_tensors="pt"
+)["input_ids"]""",
+}
+
+INPUTS = {
+    "pictures": "PIL images",
+    "texts": "a list of strings",
+    "ids": "token ids `[n, length]`",
+    "pixels": "uint8 `[n, height, width, 3]`, resized as `config.json` says",
 }
 
 WORDS = {
@@ -51,11 +67,20 @@ def write_card(target: str, model: Model, folder: pathlib.Path, figures: dict[st
     lines = ["---", *head, *pipeline, "tags: [bigcl, contrastive]", "---", "", f"# {folder.absolute().name}", ""]
     numbers = sum(a.size for a in model.arrays.values())
     lines += [f"{numbers:,} parameters, exported by bigcl {__version__} for {target}.", ""]
-    lines += ["```python", USE[target].format(folder=folder.name), "```", ""]
+    code = usage(target, model, folder.name)
+    given = [f"`{name}` are {what}" for name, what in INPUTS.items() if re.search(rf"\b{name}\b", code)]
+    lines += [*([", ".join(given) + ":", ""] if given else []), "```python", code, "```", ""]
     lines += ["## Is it the same model?", "", *proof_lines(target, figures), ""]
     lines += [*training_lines(model), "## Limits", "", *limits(target, model), ""]
     lines += ["## Config", "", "```json", json.dumps(model.task, ensure_ascii=False, indent=1), "```", ""]
     (folder / "README.md").write_text("\n".join(lines))
+
+
+def usage(target: str, model: Model, folder: str) -> str:
+    """Code that loads `folder` and runs what is in it on the INPUTS."""
+    ids = "ids" if model.tokenizer is None else TOKENIZED.get(target, "").format(folder=folder)
+    tower, x = ("image", "pixels") if "image" in model.task["towers"] else ("text", "ids")
+    return USE[target].format(folder=folder, ids=ids, tower=tower, input=x)
 
 
 def proof_lines(target: str, figures: dict[str, float] | None) -> list[str]:
@@ -109,10 +134,7 @@ def limits(target: str, model: Model) -> list[str]:
     if target == "transformers":
         lines += ['- transformers resizes by torchvision, up to one level from Pillow; `backend="pil"` is exact.']
         if model.task["towers"].get("image", {}).get("naflex"):
-            lines += [
-                "- `AutoProcessor` takes every tokenizer beside a SigLIP 2 for Gemma's: prepare pictures by "
-                "`AutoImageProcessor`, texts by `PreTrainedTokenizerFast`."
-            ]
+            lines += ["- `AutoProcessor` takes every tokenizer beside a SigLIP 2 for Gemma's: prepare texts as above."]
     if target == "open_clip":
         lines += ["- open_clip repairs texts before its tokenizer (HTML entities, broken Unicode, double spaces)."]
     return lines

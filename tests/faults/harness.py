@@ -1,6 +1,5 @@
 """Real training processes, and what is done to them."""
 
-import json
 import os
 import pathlib
 import random
@@ -101,14 +100,8 @@ class Job:
 
 
 def last_step(workdir: pathlib.Path) -> int:
-    """The last step in the log of a run, whose last row may just be written anew."""
-    for patience in (0.1, 0.1, 0.1, 0.1, None):
-        try:
-            return max((row["step"] for row in read_rows(workdir / "metrics.jsonl")), default=0)
-        except json.JSONDecodeError:
-            if patience is None:
-                raise
-            time.sleep(patience)
+    """The last step in the log of a run."""
+    return max((row["step"] for row in read_rows(workdir / "metrics.jsonl")), default=0)
 
 
 def history(workdir: pathlib.Path) -> list[dict]:

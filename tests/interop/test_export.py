@@ -1,8 +1,13 @@
 """Exported folders are the same model to the libraries they are for, and say so; what cannot leave is refused."""
 
+import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +114,80 @@ def test_the_target_agrees(towers, loss, change, target, kind, tokenizer, tmp_pa
         assert files.read_json(tmp_path / "out" / "config.json")["model_type"] == kind
     card = (tmp_path / "out" / "README.md").read_text()
     assert "in float32: passed" in card and "largest difference" in card
+
+
+SNIPPET = """
+import json, pathlib
+import numpy as np
+from PIL import Image
+
+pictures = [Image.open(path) for path in sorted(pathlib.Path("pictures").glob("*.png"))]
+pixels = np.stack([np.asarray(picture) for picture in pictures])
+texts, ids = json.loads(pathlib.Path("texts.json").read_text()), np.load("ids.npy")
+if "open_clip" in CODE or "transformers" in CODE:
+    import torch
+
+    ids = torch.from_numpy(ids)
+exec(CODE)
+if "arrays" in globals():
+    np.savez("found.npz", **arrays)
+else:
+    found = logits if "logits" in globals() else embeddings
+    np.savez("found.npz", found.detach().numpy() if hasattr(found, "detach") else found)
+"""
+
+
+@PEERS
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "towers, loss, change, target, with_tokenizer",
+    [
+        (EMOJI, "infonce", {"registers": 1}, "open_clip", True),
+        (CLIP, "infonce", {}, "open_clip", False),
+        (EMOJI, "infonce", {}, "transformers", True),
+        (CLIP, "infonce", {}, "transformers", True),
+        (SIGLIP, "sigmoid", {}, "transformers", False),
+        (SIGLIP, "sigmoid", {"naflex": True}, "transformers", True),
+        (CLIP, "infonce", {}, "timm", True),
+        (EMOJI, "infonce", {}, "jax", True),
+        (EMOJI, "infonce", {}, "onnx", True),
+        (SIGLIP, "sigmoid", {}, "safetensors", True),
+    ],
+)
+def test_the_code_of_the_card_runs_as_it_stands(towers, loss, change, target, with_tokenizer, tokenizer, tmp_path):
+    """Beside the folder, on inputs of the names that the card says, and gives what bigcl gives."""
+    if target in ("jax", "onnx"):
+        pytest.importorskip("flatbuffers" if target == "jax" else "onnxscript")
+    model = make(towers, tokenizer, loss, **change)
+    pictures = [proof.painting((16, 16), seed) for seed in range(len(TEXTS))]
+    ids = model.tokenizer(TEXTS, 12)
+    expected = model.encode({**model.preprocessing(pictures), "text": ids})
+    model = model if with_tokenizer else dataclasses.replace(model, tokenizer=None)
+    exported(model, target, tmp_path, verify=False)
+
+    card = (tmp_path / "out" / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    said = set(re.findall(r"`(\w+)` are", card))
+    assert said == {"timm": {"pictures"}, "jax": {"pixels"}, "onnx": {"pixels"}, "safetensors": set()}.get(
+        target, {"pictures", "texts" if with_tokenizer else "ids"}
+    )
+    (tmp_path / "pictures").mkdir()
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / "pictures" / f"{i:02}.png")
+    (tmp_path / "texts.json").write_text(json.dumps(TEXTS))
+    np.save(tmp_path / "ids.npy", ids)
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", f"CODE = {code!r}\n{SNIPPET}"]
+    subprocess.run(command, cwd=tmp_path, env=offline, check=True)
+
+    with np.load(tmp_path / "found.npz") as found:
+        if target == "safetensors":
+            assert {k: found[k].tolist() for k in found.files} == {k: v.tolist() for k, v in model.arrays.items()}
+            return
+        wanted = expected["image"]
+        if target in ("open_clip", "transformers"):
+            wanted = np.exp(2.0) * wanted @ expected["text"].T + model.arrays.get("bias", 0)
+        np.testing.assert_allclose(found["arr_0"], wanted, atol=1e-4)
 
 
 @PEERS

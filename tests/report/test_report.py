@@ -299,7 +299,7 @@ def test_errors_name_the_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
         build_report(tmp_path)
     make_run(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nbroken\n')
+    (tmp_path / "metrics.jsonl").write_text('broken\n{"step": 1}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl is not JSON"):
         build_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
