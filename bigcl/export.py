@@ -59,7 +59,7 @@ def export(
     Raises Inexpressible (a ConfigError) if the target has no form for the model, Unproven if it is not the same there.
     """
     from bigcl.interop import card, proof
-    from bigcl.interop.model import load
+    from bigcl.interop.model import expect_one_scale, load
 
     if verify:
         proof.check_installed(target)
@@ -67,6 +67,8 @@ def export(
         raise FileExistsError(f"--out: {out} is not empty; choose another folder")
     model = load(workdir, step)
     write = importlib.import_module(TARGETS[target]).export
+    if target in ("open_clip", "transformers"):
+        expect_one_scale(model.task, target)
     out.mkdir(parents=True, exist_ok=True)
     write(model, out)
     figures = proof.prove(target, model, out) if verify else None

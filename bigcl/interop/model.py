@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import tokenizers as hf
 from flax import nnx
 from PIL import Image
 
 from bigcl import registry
 from bigcl.checkpoint import Checkpoints
-from bigcl.data.tokenizers import FILE, TokenizersJSON
+from bigcl.data.tokenizers import FILE, TokenizersJSON, saved_tokenizer
 from bigcl.data.transforms.naflex import grid_shape
 from bigcl.experiment import outline
 from bigcl.interop import files
@@ -188,7 +189,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
     config = json.loads(path.read_text())
-    tokenizer = TokenizersJSON(str(workdir / FILE)) if (workdir / FILE).exists() else None
+    tokenizer = own_tokenizer(workdir, config.get("tokenizer"))
     task = complete(config["task"], None if tokenizer is None else tokenizer.vocab_size)
     evaluations = [e.get("transforms", []) for e in config.get("evals", {}).values()]
     transforms = evaluations[0] if evaluations else config.get("data", {}).get("transforms", [])
@@ -204,6 +205,30 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
         raise ConfigError(f"{workdir}: checkpoint and config.json do not fit: {', '.join(differences)}")
     card = {"config": config, "step": step, "workdir": workdir, "rows": workdir / "metrics.jsonl"}
     return Model(task, arrays, tokenizer, preprocessing, card)
+
+
+def own_tokenizer(workdir: pathlib.Path, part: Part | None) -> TokenizersJSON | None:
+    """The tokenizer of a run, with what is done to a text first; None, and a message, if it is no tokenizer.json."""
+    if not (workdir / FILE).exists():
+        if part is not None:
+            print(f"{workdir}: no {FILE}, so the tokenizer ({part['kind']}) stays behind: texts are yours to tokenize")
+        return None
+    tokenizer = saved_tokenizer(workdir, part or {"kind": "tokenizers_json"})
+    assert isinstance(tokenizer, TokenizersJSON)
+    if tokenizer.clean:
+        clean_within(tokenizer, tokenizer.clean)
+    return tokenizer
+
+
+def clean_within(tokenizer: TokenizersJSON, how: str) -> None:
+    """Gives the tokenizer's file what `clean_text` (and open_clip) does to a text before it, but for the repair of
+    broken Unicode and HTML, which it cannot hold."""
+    steps: list[Any] = [] if how == "whitespace" else [hf.normalizers.Lowercase()]
+    if how == "canonicalize":
+        steps += [hf.normalizers.Replace("_", " "), hf.normalizers.Replace(hf.Regex("[!-/:-@\\[-`{-~]"), "")]
+    steps += [hf.normalizers.Replace(hf.Regex(r"\s+"), " "), hf.normalizers.Strip()]
+    old = tokenizer.model.normalizer
+    tokenizer.model.normalizer = hf.normalizers.Sequence(steps if old is None else [*steps, old])
 
 
 def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
@@ -255,6 +280,19 @@ def initial(task: Part, path: str) -> np.ndarray:
     """What a fresh task starts a parameter with, where an outside model lacks it (the temperature of a lone tower)."""
     module = registry.build("task", {**task, "towers": {}}, batch_size=2, rngs=nnx.Rngs(0))
     return np.asarray(getattr(module, path)[...])
+
+
+def expect_one_scale(task: Part, target: str) -> None:
+    """Raises Inexpressible for logits that are not the task's own temperature times cosines."""
+    if not task["normalize"]:
+        raise Inexpressible(f"task.normalize = False: {target} has embeddings of unit length only")
+    if task["scales"]:
+        raise Inexpressible(f"task.scales = {task['scales']}: {target} has one temperature only")
+    for i, loss in enumerate(task["losses"]):
+        if loss.get("scale") is not None and {"image", "text"} <= set(loss["of"]):
+            raise Inexpressible(
+                f"task.losses[{i}].scale = {loss['scale']!r}: {target} has the learned temperature only"
+            )
 
 
 def expect(part: Part, where: str, target: str, **allowed: Collection[Any]) -> None:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tokenizers as hf
 
-from bigcl.data.tokenizers import TokenizersJSON
 from bigcl.interop import coca, files, resnet, timm
 from bigcl.interop.huggingface import read_tokenizer, write_tokenizer
-from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect
+from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, clean_within, expect
 from bigcl.interop.table import Row, Table, convolution, flat, linear, multihead, norm, read, under, write
 
 CONFIG = "open_clip_config.json"
@@ -362,20 +360,10 @@ def load(path: pathlib.Path) -> Model:
     )
     tokenizer = read_tokenizer(weights.parent)
     if tokenizer is not None:
-        clean(tokenizer, (config["text_cfg"].get("tokenizer_kwargs") or {}).get("clean", "whitespace"))
+        clean_within(tokenizer, (config["text_cfg"].get("tokenizer_kwargs") or {}).get("clean", "whitespace"))
         if text["pool"] == "coca" and not config["text_cfg"].get("hf_tokenizer_name"):
             tokenizer.pad_id = 0  # that of open_clip's own tokenizer, whatever the file says
     return Model(task, arrays, tokenizer, preprocessing)
-
-
-def clean(tokenizer: TokenizersJSON, how: str) -> None:
-    """Gives the tokenizer what open_clip does to a text before it, but for the repair of broken Unicode and HTML."""
-    steps: list[Any] = [] if how == "whitespace" else [hf.normalizers.Lowercase()]
-    if how == "canonicalize":
-        steps += [hf.normalizers.Replace("_", " "), hf.normalizers.Replace(hf.Regex("[!-/:-@\\[-`{-~]"), "")]
-    steps += [hf.normalizers.Replace(hf.Regex(r"\s+"), " "), hf.normalizers.Strip()]
-    old = tokenizer.model.normalizer
-    tokenizer.model.normalizer = hf.normalizers.Sequence(steps if old is None else [*steps, old])
 
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -83,6 +83,44 @@ def exported(model, target, folder, **options):
     return command.export(folder / "run", target, folder / "out", **options)
 
 
+@pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
+def test_what_is_done_to_a_text_first_leaves_within_the_tokenizer(clean, tokenizer, tmp_path):
+    save(make(CLIP, tokenizer), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["tokenizer"]["clean"] = clean
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    load(tmp_path).tokenizer.save(tmp_path / "left.json")
+    left, texts = TokenizersJSON(str(tmp_path / "left.json")), ["The_Cat,\t sat!!  on\na [mat]~", *TEXTS]
+    expected = TokenizersJSON(str(tmp_path / "tokenizer.json"), clean=clean)(texts, 24)
+    np.testing.assert_array_equal(left(texts, 24), expected)
+    assert (expected != tokenizer(texts, 24)).any()
+
+
+def test_a_tokenizer_that_is_no_file_of_tokenizers_stays_behind_and_that_is_said(tokenizer, tmp_path, capsys):
+    save(dataclasses.replace(make(CLIP, tokenizer), tokenizer=None), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tokenizer": {"kind": "sentencepiece", "path": "x"}}))
+    assert load(tmp_path).tokenizer is None and "(sentencepiece) stays behind" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("target", ["open_clip", "transformers"])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"normalize": False}, "task.normalize = False"),
+        ({"scales": {"other": 10.0}}, "task.scales = {'other': 10.0}"),
+        ({"losses": [{"kind": "infonce", "of": ["image", "text"], "scale": 10.0}]}, "task.losses[0].scale = 10.0"),
+    ],
+)
+def test_another_temperature_is_refused(change, message, target, tokenizer, tmp_path):
+    model = make(CLIP, tokenizer)
+    task, shapes = blank({**model.task, **change})
+    arrays = {k: model.arrays.get(k, np.zeros(s, np.float32)) for k, s in shapes.items()}
+    with pytest.raises(Inexpressible) as error:
+        exported(dataclasses.replace(model, task=task, arrays=arrays), target, tmp_path, verify=False)
+    assert message in str(error.value)
+
+
 @PEERS
 @pytest.mark.parametrize(
     "towers, loss, change, target, kind",
