@@ -218,12 +218,22 @@ class Checkpoints:
         if changed := [k for k, v in found.items() if int(v) != saved[k]]:
             raise DamagedCheckpoint(f"{len(changed)} arrays differ from what was saved, {changed[0]} first")
 
-    def restore_params(self, params: Arrays, only: Sequence[str] = (".*",), step: int | None = None) -> Arrays:
+    def restore_params(
+        self,
+        params: Arrays,
+        only: Sequence[str] = (".*",),
+        step: int | None = None,
+        prefix: tuple[str, str] = ("", ""),
+    ) -> Arrays:
         """`params` with those that match one of the patterns `only` taken from this checkpoint; every match must be
-        there and fit."""
+        there and fit.
+
+        prefix: what the paths of these begin with in `params`, and what they begin with here in its place.
+        """
+        own, theirs = prefix
         step = self.available(step)
         taken = rules.match([*((p, True) for p in only), (".*", False)], params, what="checkpoint.init_only")
-        chosen = {f"params/{k}": v for k, v in params.items() if taken[k]}
+        chosen = {f"params/{theirs}{k.removeprefix(own)}": v for k, v in params.items() if taken[k]}
         self.compare(chosen, step, where=f"init from {self.manager.directory}/{step}", partial=True)
         restore = ocp.args.PyTreeRestore(
             abstract(chosen),
@@ -233,7 +243,7 @@ class Checkpoints:
         with self.reading(step):
             values = ocp.PyTreeCheckpointer().restore(self.manager.directory / str(step) / "default", restore)
             self.verify(values, step)
-        return {**params, **{k.removeprefix("params/"): v for k, v in values.items()}}
+        return {**params, **{own + k.removeprefix(f"params/{theirs}"): v for k, v in values.items()}}
 
     def available(self, step: int | None) -> int:
         """`step`, or the latest; an error that lists what there is if it is not there."""

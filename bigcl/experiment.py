@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import pathlib
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -106,20 +107,37 @@ class CheckpointOptions:
     every: steps between checkpoints (0: only the last step).  keep_every, best, best_is: which of them stay, see
         `Checkpoints`.
     init_from: workdir or folder of checkpoints of another run, whose parameters a new run starts from; init_only:
-        patterns of those that are taken (default all).
+        patterns of those that are taken (default all). Or a folder for each of several parts, with what the part is
+        there: {"towers/image": "runs/clip#towers/image", "towers/ssl": "runs/dino#towers/image"}.
     """
 
     every: int = 0
     keep_every: int | None = None
     best: str | None = None
     best_is: Literal["highest", "lowest"] = "highest"
-    init_from: str | None = None
+    init_from: str | Mapping[str, str] | None = None
     init_only: Sequence[str] = (".*",)
 
     def __post_init__(self) -> None:
         for key in ("every", "keep_every"):
             if (getattr(self, key) or 0) < 0:
                 raise ConfigError(f"checkpoint.{key}: expected 0 or more, got {getattr(self, key)}")
+        if isinstance(self.init_from, Mapping) and list(self.init_only) != [".*"]:
+            raise ConfigError("checkpoint.init_only: init_from names the parts that are taken; leave it out")
+
+    def origins(self) -> list[tuple[str, tuple[str, str], Sequence[str]]]:
+        """The folders of `init_from`: each with the prefixes of what is taken, in this run and there, and its
+        patterns."""
+        if not isinstance(self.init_from, Mapping):
+            return [] if self.init_from is None else [(self.init_from, ("", ""), self.init_only)]
+        named = {part: name.rpartition("#") for part, name in self.init_from.items()}
+        if bare := [part for part, (folder, _, _) in named.items() if not folder]:
+            raise ConfigError(
+                f"checkpoint.init_from: {bare[0]!r}: expected FOLDER#PART, got {self.init_from[bare[0]]!r}"
+            )
+        return [
+            (folder, (f"{part}/", f"{there}/"), [f"{re.escape(part)}/.*"]) for part, (folder, _, there) in named.items()
+        ]
 
 
 class Experiment:
@@ -422,9 +440,10 @@ def check_patterns(config: Mapping[str, Any]) -> None:
     build = functools.partial(registry.build, "task", config["task"], **known)
     _, _, shapes = outline(build)
     make_optimizer(shapes, steps=train["steps"], batch_size=train["batch"], **config["optim"])
-    lists = {"mesh.rules": config["mesh"]["rules"] or [], "checkpoint.init_only": []}
-    if config["checkpoint"]["init_from"]:
-        lists["checkpoint.init_only"] = [(pattern, True) for pattern in config["checkpoint"]["init_only"]]
+    lists = {"mesh.rules": config["mesh"]["rules"] or []}
+    origins = CheckpointOptions(**config["checkpoint"]).origins()
+    key = "init_from" if isinstance(config["checkpoint"]["init_from"], Mapping) else "init_only"
+    lists[f"checkpoint.{key}"] = [(pattern, True) for _, _, patterns in origins for pattern in patterns]
     for what, patterns in lists.items():
         if patterns:
             rules.match([*patterns, (".*", None)], shapes, what=what)

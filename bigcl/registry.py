@@ -44,6 +44,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "two_tower": "bigcl.tasks.two_tower:TwoTower",
         "fusion": "bigcl.tasks.fusion:Fusion",
         "finite_tokens": "bigcl.tasks.finite_tokens:FiniteTokens",
+        "mixed_features": "bigcl.tasks.mixed_features:MixedFeatures",
     },
     "tower": {
         "vit": "bigcl.towers.vit:ViT",
@@ -175,6 +176,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "clustering": "bigcl.evals.clustering:Clustering",
         "similarity": "bigcl.evals.similarity:Similarity",
         "pairs": "bigcl.evals.pairs:Pairs",
+        "blind_pairs": "bigcl.evals.pairs:BlindPairs",
         "recommendation": "bigcl.evals.recommendation:Recommendation",
         "composed": "bigcl.evals.composed:Composed",
         "multilingual": "bigcl.evals.multilingual:Multilingual",

@@ -77,11 +77,13 @@ class Trainer:
         state = experiment.init()
         if options.init_from is None:
             return experiment.begin(state)
-        folder = pathlib.Path(options.init_from)
-        inside = folder / "checkpoints"
-        other = Checkpoints(inside if inside.is_dir() else folder, read_only=True)
-        params = other.restore_params(state.params, options.init_only)
-        other.close()
+        params = state.params
+        for name, prefix, only in options.origins():
+            folder = pathlib.Path(name)
+            inside = folder / "checkpoints"
+            other = Checkpoints(inside if inside.is_dir() else folder, read_only=True)
+            params = other.restore_params(params, only, prefix=prefix)
+            other.close()
         ema = None if state.ema is None else {k: jnp.copy(params[k]) for k in state.ema}
         return experiment.begin(state.replace(params=params, ema=ema))
 

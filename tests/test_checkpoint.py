@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from bigcl.checkpoint import CheckpointError, Checkpoints, checksums, host_bytes
+from bigcl.experiment import Experiment
+from bigcl.interop.model import load_arrays
 from bigcl.mesh import make_mesh
 from bigcl.registry import ConfigError
+from bigcl.train import run
 from tests.problems import MLPS, Problem, batches
 
 BEST = "eval/retrieval/text_to_image/recall@1"
@@ -110,6 +113,50 @@ def test_another_run_gives_the_parameters_that_are_asked_for(problem, tmp_path):
         checkpoints.restore_params(fresh.params, ["towers/z/.*"])
     with pytest.raises(CheckpointError, match="missing    params/towers/a/more"):
         checkpoints.restore_params({**fresh.params, "towers/a/more": fresh.params["log_scale"]}, ["towers/a/.*"])
+
+
+def small(names, **checkpoint):
+    """A config of seconds that changes nothing."""
+    source = {"kind": "xor", "size": 64}
+    return {
+        "train": {"steps": 1, "batch": 16, "profile": 0},
+        "data": {"source": source},
+        "task": {"kind": "two_tower", "towers": {n: {"kind": "mlp", "inputs": 1, "widths": [4]} for n in names}},
+        "optim": {"lr": 0.0},
+        "checkpoint": checkpoint,
+    }
+
+
+def test_a_run_starts_from_parts_of_several_runs(tmp_path):
+    for seed, name in enumerate(("one", "other")):
+        run({**small("ab"), "seed": seed}, tmp_path / name, report=False)
+    origins = {"towers/a": f"{tmp_path / 'one'}#towers/b", "towers/b": f"{tmp_path / 'other'}#towers/b"}
+    run({**small("ab", init_from=origins), "seed": 2}, tmp_path / "both", report=False)
+    one, other, both = (load_arrays(tmp_path / n / "checkpoints", None)[0] for n in ("one", "other", "both"))
+    kernel = "towers/{}/layers/0/kernel"
+    assert not np.array_equal(one[kernel.format("b")], other[kernel.format("b")])
+    np.testing.assert_array_equal(both[kernel.format("a")], one[kernel.format("b")])
+    np.testing.assert_array_equal(both[kernel.format("b")], other[kernel.format("b")])
+    with pytest.raises(CheckpointError, match="missing    params/towers/c/x"):
+        Checkpoints(tmp_path / "one" / "checkpoints", read_only=True).restore_params(
+            {"towers/a/x": jnp.zeros(4)}, prefix=("towers/a/", "towers/c/")
+        )
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        ({"init_from": {"towers/c": "runs/a#towers/a"}}, r"checkpoint\.init_from: pattern 'towers/c/\.\*' matches no"),
+        (
+            {"init_from": {"towers/a": "runs/a"}},
+            r"checkpoint\.init_from: 'towers/a': expected FOLDER#PART, got 'runs/a'",
+        ),
+        ({"init_from": {"towers/a": "runs/a#b"}, "init_only": ["x"]}, r"checkpoint\.init_only: .* leave it out"),
+    ],
+)
+def test_parts_that_cannot_be_found_are_named(checkpoint, message):
+    with pytest.raises(ConfigError, match=message):
+        Experiment.resolve(small("ab", **checkpoint))
 
 
 def test_the_best_stays_when_a_run_goes_on_in_another_process(problem, tmp_path):

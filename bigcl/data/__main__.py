@@ -1,9 +1,10 @@
 """Commands about data: `python -m bigcl.data COMMAND --help`.
 
-index     finds the samples in tar shards, so that they can be read at random
-convert   writes ArrayRecord files or tars from any source
-inspect   a page with a batch, as the model will see it
-bench     how fast the input pipeline is, and what holds it up
+index        finds the samples in tar shards, so that they can be read at random
+convert      writes ArrayRecord files or tars from any source
+inspect      a page with a batch, as the model will see it
+bench        how fast the input pipeline is, and what holds it up
+blind-pairs  pairs that one model takes for the same and another does not, from embeddings of both
 """
 
 import importlib
@@ -14,6 +15,7 @@ COMMANDS = {
     "convert": "bigcl.data.convert",
     "inspect": "bigcl.data.inspect",
     "bench": "bigcl.data.bench",
+    "blind-pairs": "bigcl.data.mining",
 }
 
 

@@ -1,14 +1,70 @@
-"""Pairs of examples that two models disagree about."""
+"""Pairs of examples that two models disagree about: CLIP-blind pairs, from embeddings of any two checkpoints.
 
+    python -m bigcl.embed --checkpoint clip --data ... --out clip/embeddings       # and the same data by the other
+    python -m bigcl.data blind-pairs --clip clip/embeddings --ssl dino/embeddings --out pairs.jsonl
+
+A line for each pair: what both examples are called, their numbers in the source, and the cosines of both models.
+Examples that are missing in either folder, bad records, are left out.
+"""
+
+import argparse
 import functools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int64
+from jaxtyping import Array, Bool, Float, Float32, Int64
 from tqdm import tqdm
 
+from bigcl.embeddings import Shards
+from bigcl.files import replacing
 from bigcl.losses.similarity import l2_normalize
+from bigcl.registry import ConfigError, nearest
+
+
+def main(argv: list[str]) -> None:
+    """Parses, mines, writes, prints."""
+    parser = argparse.ArgumentParser("python -m bigcl.data blind-pairs", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--clip", type=pathlib.Path, required=True, help="embeddings that bigcl.embed wrote")
+    parser.add_argument("--ssl", type=pathlib.Path, required=True, help="those of the same data by the other model")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="a file of JSON lines")
+    parser.add_argument("--input", default="image", help="the input that was embedded (default image)")
+    parser.add_argument("--above", type=float, default=0.95, help="cosine of the first (default 0.95)")
+    parser.add_argument("--below", type=float, default=0.6, help="cosine of the second (default 0.6)")
+    args = parser.parse_args(argv)
+    print(f"{args.out}: {mine(args.clip, args.ssl, args.out, args.input, args.above, args.below):,} pairs")
+
+
+def mine(clip: pathlib.Path, ssl: pathlib.Path, out: pathlib.Path, name: str, above: float, below: float) -> int:
+    """Writes the pairs that `blind_pairs` finds in two folders of embeddings of the input `name`; how many they are.
+
+    Raises FileNotFoundError, and ConfigError for embeddings of different data or without this input.
+    """
+    shards = [Shards.open(folder) for folder in (clip, ssl)]
+    if differing := [k for k in ("identity", "examples") if shards[0].manifest[k] != shards[1].manifest[k]]:
+        ours, theirs = (s.manifest[differing[0]] for s in shards)
+        raise ConfigError(f"--ssl: {ssl} is of other data than {clip}: {differing[0]} {theirs!r}, not {ours!r}")
+    (indices, keys, alike), (others, _, different) = (table(s, name) for s in shards)
+    both, first, second = np.intersect1d(indices, others, assume_unique=True, return_indices=True)
+    sides = [np.asarray(l2_normalize(jnp.asarray(x))) for x in (alike[first], different[second])]
+    pairs = blind_pairs(*sides, above=above, below=below)
+    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
+        for i, j in pairs:
+            cosines = {k: round(float(x[i] @ x[j]), 6) for k, x in zip(("clip", "ssl"), sides, strict=True)}
+            named = {"keys": [keys[first[i]], keys[first[j]]], "indices": [int(both[i]), int(both[j])]}
+            file.write(json.dumps({**named, **cosines}, ensure_ascii=False) + "\n")
+    return len(pairs)
+
+
+def table(shards: Shards, name: str) -> tuple[Int64[np.ndarray, "n"], list[str], Float32[np.ndarray, "n d"]]:
+    """All examples of a folder: their numbers, what they are called, and the embeddings of one input."""
+    if name not in shards.manifest["inputs"]:
+        raise ConfigError(f"--input: {shards.folder} has no {name!r}; {nearest(name, shards.manifest['inputs'])}")
+    rows = list(shards)
+    indices, found = (np.concatenate(x) for x in ([r.indices for r in rows], [r.embeddings[name] for r in rows]))
+    return indices, [key for r in rows for key in r.keys], found
 
 
 def blind_pairs(

@@ -4,14 +4,18 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 
+from bigcl.data.mining import blind_pairs
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
 from bigcl.evals.embedding import Examples
 from bigcl.evals.metrics import mean, per_group
 from bigcl.evals.ranks import TIE
 from bigcl.registry import ConfigError, Part
+
+LIMIT = 1_000_000
+"""So many pairs of examples at most stand for all."""
 
 
 class Pairs:
@@ -64,6 +68,61 @@ class Pairs:
         return {**numbers, "chance": float(count) ** -len(self.items), "examples": float(len(scores))}
 
 
+class BlindPairs:
+    """Mines CLIP-blind pairs among the examples and scores them as MMVP does (Tong et al. 2024, sections 2 and 3),
+    beside pairs as they come.
+
+    alike, different: inputs whose towers, a contrastive and a self-supervised one, disagree.
+    nearest, farthest: of all pairs the share `nearest` whose cosines of `alike` are largest, and of these the share
+        `farthest` whose cosines of `different` are smallest. The paper's bounds on cosines, 0.95 and 0.6, are of two
+        large models; shares serve any, and leave some pairs.
+    item, query: the inputs that are scored, of one example item and text; `item` may be a third reader of the picture.
+
+    Two items and their texts give the scores of `pairs`, as `blind/image_score` (each text chooses its own item, as in
+    MMVP-VLM) and so on; `random/...`, those of all pairs, or a million of them; `drop/...`, the second minus the first;
+    and `pairs`, how many were mined. After `run`, `artifacts` holds `pairs` [p, 2].
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Annotated[Part, "source"],
+        transforms: Sequence[Annotated[Part, "transform"]] = (),
+        alike: str = "image",
+        different: str,
+        item: str = "image",
+        query: str = "text",
+        nearest: float = 0.005,
+        farthest: float = 0.5,
+        batch: int = 200,
+        tokenizer: Tokenizer | None = None,
+    ):
+        for name, share in {"nearest": nearest, "farthest": farthest}.items():
+            if not 0 < share <= 1:
+                raise ConfigError(f"blind_pairs.{name}: expected a share in (0, 1], got {share}")
+        self.examples = Examples(source, transforms, tokenizer, batch)
+        self.alike, self.different, self.item, self.query = alike, different, item, query
+        self.nearest, self.farthest = nearest, farthest
+        self.artifacts: dict[str, Any] = {}
+
+    def run(self, encode: Encode) -> dict[str, float]:
+        found = self.examples.embed(encode, *dict.fromkeys((self.alike, self.different, self.item, self.query)))
+        usual = some_pairs(len(self.examples))
+        near, far = (cosines(found[name], usual) for name in (self.alike, self.different))
+        above = np.quantile(near, 1 - self.nearest, method="lower")
+        below = np.quantile(far[near >= above], self.farthest, method="higher")
+        pairs = self.artifacts["pairs"] = blind_pairs(
+            found[self.alike], found[self.different], above=float(above) - TIE, below=float(below) + TIE
+        )
+        numbers: dict[str, float] = {}
+        for name, those in {"blind": pairs, "random": usual}.items():
+            scores = np.einsum("pid,ptd->pit", found[self.item][those], found[self.query][those])
+            numbers |= {f"{name}/{kind}": mean(right) for kind, right in judge(scores).items()}
+        kinds = [name.removeprefix("blind/") for name in numbers if name.startswith("blind/")]
+        numbers |= {f"drop/{kind}": numbers[f"random/{kind}"] - numbers[f"blind/{kind}"] for kind in kinds}
+        return {**numbers, "pairs": float(len(pairs)), "examples": float(len(self.examples))}
+
+
 def chosen(scores: Float[np.ndarray, "n c"], answer: Int[np.ndarray, "n"] | int) -> Bool[np.ndarray, "n"]:
     """Whether the first of the largest scores is that of the answer: the rule of ARO's own evaluation, where equal
     scores are right for an answer in front (word order) and wrong for one behind (relations, attributes)."""
@@ -79,3 +138,16 @@ def judge(scores: Float[np.ndarray, "n i t"]) -> dict[str, Bool[np.ndarray, "n"]
         return {"text_score": text}
     image = ((own[:, None, :] > scores + TIE) | same).all((1, 2))
     return {"text_score": text, "image_score": image, "group_score": text & image}
+
+
+def some_pairs(size: int) -> Int64[np.ndarray, "p 2"]:
+    """All pairs i < j of so many examples, or a million random ones where there are more."""
+    if size * (size - 1) // 2 <= LIMIT:
+        return np.stack(np.triu_indices(size, 1), 1)
+    first, step = np.random.default_rng(0).integers([[0], [1]], [[size], [size]], (2, LIMIT))
+    return np.sort(np.stack([first, (first + step) % size], 1), 1)
+
+
+def cosines(x: Float[np.ndarray, "n d"], pairs: Int64[np.ndarray, "p 2"]) -> Float[np.ndarray, "p"]:
+    """Of embeddings of length 1."""
+    return np.einsum("pd,pd->p", x[pairs[:, 0]], x[pairs[:, 1]])

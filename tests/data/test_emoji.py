@@ -120,6 +120,16 @@ def test_find_group():
     assert find_group("1FAE9", groups) is None
 
 
+def test_skin_tones(examples):
+    tones = {e["code"]: e["tone"] for part in examples.values() for e in part}
+    assert tones["1F3C3-1F3FD-200D-2640-FE0F"] == "medium" and tones["1F44D-1F3FF"] == "dark"
+    assert tones["1F600"] is None and tones["1F3C3"] is None
+    assert tones["1F9D1-1F3FB-200D-1F91D-200D-1F9D1-1F3FF"] is None  # two people, of two tones
+    assert tones["1F9D1-1F3FC-200D-1F91D-200D-1F9D1-1F3FC"] == "medium-light"
+    named = [e for part in examples.values() for e in part if e["tone"] is not None]
+    assert all(e["tone"] in e["text"] for e in named) and len(named) > 1_500
+
+
 def test_tags_are_keywords_but_the_name():
     tagged = {e["code"]: e for e in read(Emoji("all", tags=True))}
     assert tagged["1F9D7-1F3FC-200D-2642-FE0F"]["tags"] == ["climber", "person climbing"]

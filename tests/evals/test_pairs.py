@@ -7,6 +7,7 @@ import scipy.stats
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 
 from bigcl import registry
+from bigcl.evals import pairs
 from bigcl.evals.embedding import unit as normalised
 from bigcl.registry import ConfigError
 from tests.evals.reference import mesh, naive_rank, unit
@@ -84,6 +85,60 @@ def test_two_items_and_two_texts():
     assert blind.run(encode)["text_score"] == blind.run(encode)["image_score"] == 0
     with pytest.raises(ConfigError, match="as many as texts"):
         build("pairs", source=source, items=["image_0", "image_1"], texts=["a", "b", "c"])
+
+
+def test_blind_pairs_are_mined_and_scored():
+    """Every pair judged one by one: which are mined, and how many of these and of all are told apart."""
+    rng, size = np.random.default_rng(5), 40
+    image, other = unit(rng, size, 4), unit(rng, size, 4)
+    text = normalised(image + 0.3 * unit(rng, size, 4))
+    source = arrays(image=image, text=text, ssl=other)
+    options = {"source": source, "different": "ssl", "nearest": 0.1, "farthest": 0.4}
+    evaluator = build("blind_pairs", **options)
+    numbers = evaluator.run(lambda batch: {k: batch[k] for k in ("image", "text", "ssl")})
+    every = sorted(((i, j) for i in range(size) for j in range(i + 1, size)), key=lambda p: -image[p[0]] @ image[p[1]])
+    near = sorted(every[: len(every) // 10], key=lambda p: other[p[0]] @ other[p[1]])
+    mined = near[: int(numbers["pairs"])]
+    assert 0.4 * len(near) <= len(mined) <= 0.4 * len(near) + 2
+    assert {tuple(p) for p in evaluator.artifacts["pairs"].tolist()} == set(mined)
+
+    def right(i, j):
+        return text[i] @ image[i] > text[i] @ image[j] and text[j] @ image[j] > text[j] @ image[i]
+
+    blind, usual = (np.mean([right(*p) for p in some]) for some in (mined, every))
+    assert blind < usual
+    assert numbers["blind/image_score"] == pytest.approx(blind)
+    assert numbers["random/image_score"] == pytest.approx(usual)
+    assert numbers["drop/image_score"] == pytest.approx(usual - blind)
+    with pytest.raises(ConfigError, match=r"blind_pairs\.nearest: expected a share in \(0, 1\], got 0\.0"):
+        build("blind_pairs", **{**options, "nearest": 0.0})
+
+
+def test_a_third_input_may_be_scored_on_blind_pairs():
+    """Which pairs are mined does not depend on it."""
+    rng = np.random.default_rng(6)
+    columns = {k: unit(rng, 30, 4) for k in ("image", "ssl", "text")}
+    source = arrays(**columns, mixed=columns["text"])
+    found = {}
+    for item in ("image", "mixed"):
+        evaluator = build("blind_pairs", source=source, different="ssl", item=item, nearest=0.2)
+        found[item] = evaluator.run(lambda batch: {k: v for k, v in batch.items() if k != "index"})
+        found[item]["which"] = evaluator.artifacts["pairs"].tolist()
+    assert found["image"]["which"] == found["mixed"]["which"]
+    assert (
+        found["mixed"]["blind/image_score"]
+        == found["mixed"]["random/image_score"]
+        == 1
+        > found["image"]["random/image_score"]
+    )
+
+
+def test_a_million_pairs_stand_for_all(monkeypatch):
+    monkeypatch.setattr(pairs, "LIMIT", 500)
+    assert len(pairs.some_pairs(32)) == 32 * 31 // 2
+    some = pairs.some_pairs(100)
+    assert some.shape == (500, 2) and (some[:, 0] < some[:, 1]).all() and some.min() >= 0 and some.max() < 100
+    assert len(np.unique(some)) == 100
 
 
 def test_rated_similarity():

