@@ -9,10 +9,10 @@ evaluator `blind_pairs` in `bigcl/evals/pairs.py`, and the mixed tokens with the
     python -m bigcl.train --config configs/papers/mmvp_mof.py --workdir runs/mmvp-mof
 
 The claim is of emoji whose caption is the name, which says the skin tone, once in four times, and else a keyword, which
-does not. With names alone, in one pilot, mixing gained 3 to 5 points of tone instead of 7. Means of seeds 0, 1, 2: right
+does not. With names alone, in one pilot, it gained 3 to 5 points of tone instead of 7. Means of seeds 0, 1, 2: right
 are 0.72 of all pairs and 0.32 of mined ones by CLIP; of mined ones 0.40 by its reader and 0.47 by that of both; tones
 0.57 and 0.65. Not on every seed: the second gains 0.005 on mined pairs, the first 0.03 of tones. The margin of 0.03 on
-mined pairs was chosen after seeds 0 to 5 were seen (0.1 and 0.05 before), and all pairs gain by 2 to 6.5 points as well.
+mined pairs was set after seeds 0 to 5 were seen (0.1 and 0.05 before), and all pairs gain by 2 to 6.5 points as well.
 """
 
 from configs.papers import base
