@@ -60,8 +60,6 @@ class Trainer:
         self.watchdog, self.deadlines = watchdog, experiment.deadlines
         self.checkpoints = experiment.checkpoints(workdir)
         self.signal = 0  # the one that asked to stop, if any
-        self.agreed = (0, time.monotonic())  # the step at which processes last agreed on it, and when
-        self.agree_at = 0
 
     def restore_or_init(self) -> TrainState:
         """The state to go on from. In this order:
@@ -134,7 +132,9 @@ class Trainer:
     def loop(self, step_function: StepFunction, state: TrainState, feed: Feed, hooks: list[Hook]) -> TrainState:
         """Step after step, and the hooks that are due."""
         metrics: Metrics = {}
-        for step in range(int(state.step) + 1, self.steps + 1):
+        start = int(state.step)
+        self.asked, self.ask_at = (start, time.monotonic()), start + 1
+        for step in range(start + 1, self.steps + 1):
             self.watchdog.doing(f"step {step}", self.deadlines.step)
             batch = feed.take(after=metrics.get("loss"))
             with jax.transfer_guard("disallow"):
@@ -195,13 +195,12 @@ class Trainer:
         """Whether to stop after this step. Several processes agree on it every few seconds, at steps that follow from
         the pace of the slowest, so that none waits for one that is gone."""
         if jax.process_count() > 1:
-            if step < self.agree_at:
+            if step < self.ask_at:
                 return False
-            pace = (time.monotonic() - self.agreed[1]) / max(1, step - self.agreed[0])
+            pace = (time.monotonic() - self.asked[1]) / (step - self.asked[0])
             said = multihost_utils.process_allgather(np.array([self.signal, pace], np.float32))
             self.signal = int(said[:, 0].max())
-            self.agree_at = step + max(1, int(AGREE_SECONDS / said[:, 1].max()))
-            self.agreed = (step, time.monotonic())
+            self.asked, self.ask_at = (step, time.monotonic()), step + max(1, int(AGREE_SECONDS / said[:, 1].max()))
         return self.signal > 0 and step < self.steps
 
     def ask_to_stop(self, number: int, frame: FrameType | None) -> None:

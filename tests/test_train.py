@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from unittest.mock import MagicMock
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ from bigcl.data.cache import cache_root
 from bigcl.experiment import Experiment
 from bigcl.log import read_rows
 from bigcl.report import load_classes, load_gallery
-from bigcl.trainer import Trainer
+from bigcl.trainer import Interrupted, Trainer
 from bigcl.watchdog import Watchdog
 from tests.faults import tiny
 
@@ -209,6 +211,30 @@ def test_what_a_run_begins_with(tmp_path):
     own.checkpoints.close()
     _, resumed = begin(tmp_path / "run", **take)
     assert all((v == changed.params[k]).all() for k, v in resumed.params.items())
+
+
+def test_after_a_resume_several_processes_ask_one_another_as_often(monkeypatch):
+    """However many steps the run has behind it."""
+    start = 1_000_000
+    trainer = object.__new__(Trainer)
+    trainer.signal, trainer.watchdog, trainer.checkpoints = 0, MagicMock(), MagicMock()
+    trainer.deadlines, trainer.experiment = MagicMock(), MagicMock()
+    trainer.experiment.train.steps = trainer.steps = start + 2000
+
+    def step_function(state, batch):
+        time.sleep(0.002)
+        step_function.calls += 1
+        if step_function.calls == 5:
+            trainer.ask_to_stop(signal.SIGTERM, None)
+        return state, {}
+
+    step_function.calls = 0
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("bigcl.trainer.AGREE_SECONDS", 0.05)
+    monkeypatch.setattr("bigcl.trainer.multihost_utils.process_allgather", lambda x: np.stack([x, 0 * x]))
+    with pytest.raises(Interrupted, match="stopped after step 10000"):
+        trainer.loop(step_function, MagicMock(step=start), MagicMock(), [])
+    assert 5 <= step_function.calls < 2000
 
 
 def test_arguments_that_a_recipe_needs_are_asked_for(tmp_path):
