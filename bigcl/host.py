@@ -34,8 +34,10 @@ def prepare() -> None:
     """Before anything is imported: on a CPU, keeps the exchanges between devices in one order, and under Linux starts
     the program again, once, with huge pages for malloc."""
     env = os.environ
-    if importlib.util.find_spec("libtpu") and not accelerators() and not any(k.startswith("TPU_") for k in env):
-        env.setdefault("JAX_PLATFORMS", "cpu")  # where there is no TPU, libtpu's profiler crashes
+    # Where there is no TPU, libtpu's profiler crashes. Whatever might be an accelerator is left to JAX.
+    some = device_files("accel*", "vfio/[0-9]*", "nvidiactl", "kfd") or any(k.startswith("TPU_") for k in env)
+    if importlib.util.find_spec("libtpu") and not some:
+        env.setdefault("JAX_PLATFORMS", "cpu")
     emulated = env.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device_count" in env.get("XLA_FLAGS", "")
     if on_cpu() and (emulated or "JAX_COORDINATOR_ADDRESS" in env or several_processes(env)):
         env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '').replace(ONE_BY_ONE, '')} {ONE_BY_ONE}".strip()
@@ -51,8 +53,14 @@ def on_cpu() -> bool:
 
 
 def accelerators() -> bool:
-    """Whether this machine has TPUs or GPUs, by the files that their drivers make."""
-    return any(any(pathlib.Path("/dev").glob(name)) for name in ("accel*", "vfio/[0-9]*", "nvidiactl", "kfd"))
+    """Whether this machine surely has TPUs or GPUs that JAX computes on. (Others, such as the NPU of a laptop, have
+    files as well, of other names.)"""
+    return device_files("accel0", "nvidiactl")
+
+
+def device_files(*names: str) -> bool:
+    """Whether drivers have made any of these files; a name may be a glob."""
+    return any(any(pathlib.Path("/dev").glob(name)) for name in names)
 
 
 def configure_jax() -> None:
@@ -110,7 +118,7 @@ def place_in_job(env: Mapping[str, str]) -> tuple[int, int]:
     slices, slice_index = (int(env.get(f"MEGASCALE_{k}", v)) for k, v in (("NUM_SLICES", 1), ("SLICE_ID", 0)))
     named = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"), ("SLURM_PROCID", "SLURM_NTASKS")
     for index, number in (*named, ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE")):
-        if index in env and number in env:
+        if env.get(index, "").isdecimal() and env.get(number, "").isdecimal():
             return int(env[index]), int(env[number])
     return slice_index * hosts + int(env.get("TPU_WORKER_ID", 0)), slices * hosts
 

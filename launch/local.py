@@ -21,7 +21,7 @@ from types import FrameType
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # `python launch/local.py` finds both packages as well
 
-from bigcl.host import REQUEUE
+from bigcl.host import REQUEUE, device_files
 from launch.job import ROOT, JobError, add_arguments, make_job, split
 
 GRACE = 60.0
@@ -162,7 +162,7 @@ def share_devices(processes: int, chips: int, env: Mapping[str, str]) -> list[di
     """The variables that give each process its devices."""
     on_cpu = env.get("JAX_PLATFORMS") == "cpu"
     gpus = [] if on_cpu else visible_gpus(env)
-    if not gpus and not on_cpu and any(pathlib.Path("/dev").glob("accel*")) and processes > 1:
+    if not gpus and not on_cpu and device_files("accel0") and processes > 1:
         raise JobError("-n: one process drives all TPU chips of a machine; leave it out, or set JAX_PLATFORMS=cpu")
     if not gpus:
         return [{"JAX_NUM_CPU_DEVICES": str(chips)} if chips else {}] * processes
