@@ -8,12 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from bigcl.registry import ConfigError, Part, nearest
-from bigcl.tasks.task import Batch
-from bigcl.tasks.two_tower import TwoTower
+from bigcl.registry import ConfigError, Part
+from bigcl.tasks.joint import Joint
 from bigcl.towers import layers
-
-FUSED = "fused"
 
 
 class FusionEncoder(nnx.Module):
@@ -77,13 +74,15 @@ class FusionEncoder(nnx.Module):
         return self.projection(self.stack(x, mask=jnp.concatenate(real, 1)[:, None, None], rng=rng)[:, 0])
 
 
-class Fusion(TwoTower):
+class Fusion(Joint):
     """Towers, of which some are read together: the output `fused` is compared like an input (Just Ask, Yang et al.
     2021, where video and question together look for the answer).
 
     fusion: the transformer that reads their tokens, see `FusionEncoder`.
     towers, losses, normalize, init_scale, max_scale: as in `TwoTower`.
     """
+
+    reader, output = "fusion", "fused"
 
     def __init__(
         self,
@@ -104,21 +103,4 @@ class Fusion(TwoTower):
         shared |= {"normalize": normalize, "init_scale": init_scale, "max_scale": max_scale}
         super().__init__(towers=towers, losses=losses, **shared, rngs=rngs)
         self.fusion = FusionEncoder(**fusion, dtype=dtype, rngs=rngs)
-        for name in self.fusion.of:
-            if name not in self.inputs:
-                raise ConfigError(f"task.fusion.of: unknown input {name!r}; {nearest(name, self.inputs)}")
-        self.wanted = self.wanted | {f"{name}.tokens" for name in self.fusion.of}
-
-    def outputs(self) -> list[str]:
-        return [*super().outputs(), FUSED]
-
-    def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Array]:
-        own, ours = (None, None) if rng is None else layers.split_keys(rng, 2)
-        outputs = super().forward(batch, own)
-        if all(name in batch for name in self.fusion.of):
-            tokens, masks = ([outputs[f"{name}.{what}"] for name in self.fusion.of] for what in ("tokens", "mask"))
-            outputs[FUSED] = self.finished(self.fusion(tokens, masks, ours))
-        return outputs
-
-    def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
-        return {name: z for name, z in self.forward(batch, None).items() if name in (*self.inputs, FUSED)}
+        self.read_tokens()

@@ -7,13 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
-from bigcl.registry import ConfigError, Part, nearest
-from bigcl.tasks.task import Batch
-from bigcl.tasks.two_tower import TwoTower
+from bigcl.registry import ConfigError, Part
+from bigcl.tasks.joint import Joint
 from bigcl.towers import layers
 from bigcl.towers.features import MixtureOfFeatures
-
-MIXED = "mixed"
 
 
 class MixtureReader(nnx.Module):
@@ -50,9 +47,13 @@ class MixtureReader(nnx.Module):
         self.projection = nnx.Linear(width, embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, tokens: Sequence[Float[Array, "b p _"]], masks: Sequence[Bool[Array, "b p"] | None]
+        self,
+        tokens: Sequence[Float[Array, "b p _"]],
+        masks: Sequence[Bool[Array, "b p"] | None],
+        rng: Key[Array, "b"] | None = None,
     ) -> Float[Array, "b d"]:
-        """Raises ConfigError for towers on different grids, and for tokens of which some are padding."""
+        """Nothing here is random. Raises ConfigError for towers on different grids, and for tokens of which some are
+        padding."""
         places = {name: x.shape[1] for name, x in zip(self.of, tokens, strict=True)}
         if len(set(places.values())) > 1:
             raise ConfigError(f"task.mixture.of: towers on one grid are mixed, and their tokens are {places}")
@@ -61,7 +62,7 @@ class MixtureReader(nnx.Module):
         return self.projection(self.pool(self.norm(self.features(*tokens))))
 
 
-class MixedFeatures(TwoTower):
+class MixedFeatures(Joint):
     """Towers, of which some look at the same picture: their tokens are mixed, and the output `mixed` is compared like
     an input (Tong et al. 2024, "Eyes Wide Shut? Exploring the Visual Shortcomings of Multimodal LLMs").
 
@@ -70,6 +71,8 @@ class MixedFeatures(TwoTower):
     mixture: what mixes and reads, see `MixtureReader`.
     towers, losses, init_scale, max_scale: as in `TwoTower`.
     """
+
+    reader, output = "mixture", "mixed"
 
     def __init__(
         self,
@@ -88,20 +91,4 @@ class MixedFeatures(TwoTower):
         shared: dict[str, Any] = {"batch_size": batch_size, "steps": steps, "vocab": vocab, "dtype": dtype}
         super().__init__(towers=towers, losses=losses, init_scale=init_scale, max_scale=max_scale, **shared, rngs=rngs)
         self.mixture = MixtureReader(**mixture, dtype=dtype, rngs=rngs)
-        for name in self.mixture.of:
-            if name not in self.inputs:
-                raise ConfigError(f"task.mixture.of: unknown input {name!r}; {nearest(name, self.inputs)}")
-        self.wanted = self.wanted | {f"{name}.tokens" for name in self.mixture.of}
-
-    def outputs(self) -> list[str]:
-        return [*super().outputs(), MIXED]
-
-    def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Array]:
-        outputs = super().forward(batch, rng)
-        if all(name in batch for name in self.mixture.of):
-            tokens, masks = ([outputs[f"{name}.{what}"] for name in self.mixture.of] for what in ("tokens", "mask"))
-            outputs[MIXED] = self.finished(self.mixture(tokens, masks))
-        return outputs
-
-    def encode(self, batch: Batch) -> dict[str, Float[Array, "b d"]]:
-        return {name: z for name, z in self.forward(batch, None).items() if name in (*self.inputs, MIXED)}
+        self.read_tokens()
