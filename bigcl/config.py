@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,15 +50,11 @@ def no_such_key(error: AttributeError | KeyError) -> str:
 
 def check_given(config: Any) -> None:
     """Raises ConfigError for arguments that have to be given: a recipe has "(give ...)" where they belong."""
-    values, asked = [config], []
-    while values:
-        value = values.pop(0)
-        if isinstance(value, Mapping | list | tuple):
-            values += value.values() if isinstance(value, Mapping) else value
-        elif isinstance(value, str) and value.startswith("(give ") and value not in asked:
-            asked.append(value)
-    if asked:
-        told = "\n".join(f"  {value[1:-1]}" for value in asked)
+    from jax import tree
+
+    found = [re.match(r"\((give .*?)\)", value) for value in tree.leaves(config) if isinstance(value, str)]
+    if asked := dict.fromkeys(f"  {match[1]}" for match in found if match):
+        told = "\n".join(asked)
         raise ConfigError(f"arguments of the config are missing, which follow its path after a colon:\n{told}")
 
 
