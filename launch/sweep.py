@@ -52,27 +52,30 @@ class Member:
         """The last row of its log; nothing of step 0 if there is none."""
         return (read_rows(self.workdir / "metrics.jsonl") or [{"step": 0}])[-1]
 
+    def config(self) -> dict[str, Any] | None:
+        """What it was resolved to, once it has begun."""
+        path = self.workdir / "config.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
     def progress(self) -> tuple[int, int]:
         """The last step that was logged, and the planned steps (0: it has not begun)."""
-        config = self.workdir / "config.json"
-        if not config.exists():
-            return 0, 0
-        return self.last()["step"], json.loads(config.read_text())["train"]["steps"]
+        config = self.config()
+        return (self.last()["step"], config["train"]["steps"]) if config else (0, 0)
 
     def finished(self) -> bool:
         """Whether it was trained to the end, and evaluated there."""
-        steps, last = self.progress()[1], self.last()
-        if not steps or last["step"] < steps:
+        config, last = self.config(), self.last()
+        if config is None or last["step"] < config["train"]["steps"]:
             return False
-        asked = json.loads((self.workdir / "config.json").read_text())["evals"]
-        return all(any(key.startswith(f"eval/{name}/") for key in last) for name in asked)
+        return all(any(key.startswith(f"eval/{name}/") for key in last) for name in config["evals"])
 
     def score(self) -> float | None:
         """The last value of the config's `checkpoint.best`, with its sign changed if the lowest is best; None if the
         member is not finished."""
-        if not self.finished():
+        config = self.config()
+        if config is None or not self.finished():
             return None
-        options = json.loads((self.workdir / "config.json").read_text())["checkpoint"]
+        options = config["checkpoint"]
         if options["best"] is None:
             raise JobError("--search: the config has no checkpoint.best, so that nothing says which member is better")
         values = [v for row in read_rows(self.workdir / "metrics.jsonl") if (v := row.get(options["best"])) is not None]
