@@ -26,7 +26,8 @@ from bigcl.interop.model import Inexpressible
 from bigcl.log import read_rows
 
 Pair = tuple[torch.Tensor, torch.Tensor]
-METRICS = [f"{way}/recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
+MEASURES = ("recall@1", "recall@5", "recall@10", "median_rank")
+METRICS = [f"{way}/{measure}" for way in ("text_to_image", "image_to_text") for measure in MEASURES]
 
 
 def with_open_clip(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str]) -> Pair:
@@ -51,10 +52,11 @@ LIBRARIES: dict[str, Callable[..., Pair]] = {"open_clip": with_open_clip, "trans
 
 
 def recalls(queries: torch.Tensor, items: torch.Tensor, way: str) -> dict[str, float]:
-    """Recall at 1, 5 and 10 of queries that look for the item of the same number; a tie is no hit."""
+    """MEASURES of queries that look for the item of the same number; a tie is no hit."""
     scores = queries @ items.T
     ranks = (scores >= scores.diagonal()[:, None]).sum(1)
-    return {f"{way}/recall@{k}": (ranks <= k).double().mean().item() for k in (1, 5, 10)}
+    recall = {f"{way}/recall@{k}": (ranks <= k).double().mean().item() for k in (1, 5, 10)}
+    return {**recall, f"{way}/median_rank": ranks.double().quantile(0.5).item()}
 
 
 def opened(example: dict[str, Any]) -> Image.Image:
