@@ -17,6 +17,7 @@ from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
 from bigcl.evals.embedding import embed_texts, unit
 from bigcl.evals.metrics import several
+from bigcl.interop.openai_prompts import imagenet_prompts
 from bigcl.registry import ConfigError, nearest
 
 
@@ -71,6 +72,18 @@ SETS: dict[str, PromptSet] = {
     ),
 }
 
+OPENAI = "openai_imagenet/1"
+"""The name of the set that an installed open_clip brings along, see `bigcl.interop.openai_prompts`."""
+
+
+def prompt_set(name: str, evaluator: str) -> PromptSet:
+    """A set by its name. Raises ConfigError for an unknown one, ImportError for one whose package is not there."""
+    if name == OPENAI:
+        return PromptSet(*imagenet_prompts())
+    if name not in SETS:
+        raise ConfigError(f"{evaluator}.prompts: unknown set {name!r}; {nearest(name, [*SETS, OPENAI])}")
+    return SETS[name]
+
 
 def readable(name: str) -> str:
     """A class name of a data set as words: without numbers and folders in front, underscores and capitals inside."""
@@ -81,8 +94,8 @@ def readable(name: str) -> str:
 class ClassPrompts:
     """Names of classes and the prompts that ask for them; what zero-shot evaluators share.
 
-    prompts: a set of `SETS`.  classes: names; a string is a file with one name a line.  templates: instead of the
-        set's.  length: of a prompt, in tokens.  query: input of the tower that embeds prompts.
+    prompts: a set of `SETS`, or `OPENAI`.  classes: names; a string is a file with one name a line.  templates: instead
+        of the set's.  length: of a prompt, in tokens.  query: input of the tower that embeds prompts.
     """
 
     def __init__(
@@ -99,15 +112,14 @@ class ClassPrompts:
     ):
         if tokenizer is None:
             raise ConfigError(f"{evaluator}: prompts need a tokenizer; set the section 'tokenizer' of the config")
-        if prompts not in SETS:
-            raise ConfigError(f"{evaluator}.prompts: unknown set {prompts!r}; {nearest(prompts, SETS)}")
+        asked = prompt_set(prompts, evaluator)
         self.evaluator, self.tokenizer, self.length, self.query, self.batch = evaluator, tokenizer, length, query, batch
-        self.templates = SETS[prompts].templates if templates is None else tuple(templates)
+        self.templates = asked.templates if templates is None else tuple(templates)
         if not self.templates or not all("{}" in template for template in self.templates):
             raise ConfigError(
                 f"{evaluator}.templates: each needs a {{}} in the place of the name, got {list(self.templates)}"
             )
-        self.classes = SETS[prompts].classes if classes is None else classes
+        self.classes = asked.classes if classes is None else classes
         if isinstance(classes, str):
             path = pathlib.Path(classes)
             if not path.is_file():

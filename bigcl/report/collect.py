@@ -46,19 +46,27 @@ def collect(evaluators: dict[str, Any], scale: float) -> Gallery | None:
 
 def show(evaluator: Any, scale: float) -> Gallery | None:
     """The pairs of one evaluator, its first LIMIT ones, as pictures and texts."""
-    source = evaluator.examples.source
-    rows = range(min(LIMIT, len(source)))
-    raw = [dict(source[i]) for i in rows]
+    source, found = evaluator.examples.source, evaluator.artifacts
+    rows = np.arange(min(LIMIT, len(source)))
+    texts = rows
+    if "captions" in found:  # the first of each example
+        rows, texts = (x[:LIMIT] for x in np.unique(found["of"], return_index=True))
+    raw = [dict(source[int(i)]) for i in rows]
+    captions = (
+        [found["captions"][i] for i in texts]
+        if "captions" in found
+        else [example.get(evaluator.query) for example in raw]
+    )
     seen = [transformed(evaluator, example) for example in raw]
     if not all(is_picture(example.get(evaluator.item)) for example in seen) or not all(
-        isinstance(example.get(evaluator.query), str | bytes) for example in raw
+        isinstance(caption, str | bytes) for caption in captions
     ):
         return None
     return Gallery(
-        images=evaluator.artifacts[evaluator.item][: len(raw)],
-        texts=evaluator.artifacts[evaluator.query][: len(raw)],
+        images=found[evaluator.item][rows],
+        texts=found[evaluator.query][texts],
         thumbnails=[example[evaluator.item] for example in seen],
-        captions=[as_text(example[evaluator.query]) for example in raw],
+        captions=[as_text(caption) for caption in captions],
         groups=[example.get("group") for example in raw],
         scale=scale,
         names=(evaluator.item, evaluator.query),

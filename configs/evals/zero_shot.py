@@ -3,8 +3,9 @@
     python -m bigcl.evaluate --checkpoint runs/clip --suite configs/evals/zero_shot.py --out results/
     python -m bigcl.evaluate ... --suite configs/evals/zero_shot.py:data_dir=/data/tfds    # where TFDS keeps its data
 
-The labels of ImageNet are synsets, not words: `imagenet_classes` is a file with the names of the 1,000 classes, one a
-line, in the order of the labels. What is not there is skipped, and the end of results.md says which command prepares
+The labels of ImageNet are synsets, not words: their names and prompts are those of OpenAI, which open_clip brings
+along (pip install open_clip_torch), or `imagenet_classes` is a file with the names of the 1,000 classes, one a line,
+in the order of the labels. What is not there is skipped, and the end of results.md says which command prepares
 it. The digits of scikit-learn are always there.
 """
 
@@ -36,7 +37,7 @@ SETS = {  # name in TFDS -> split, prompts
 
 def get_suite(arg, inputs):
     """Arguments: `data_dir`, where TFDS keeps its data; `imagenet_classes`, a file of names."""
-    arg = parse_arg(arg, data_dir="", imagenet_classes="imagenet_classes.txt")
+    arg = parse_arg(arg, data_dir="", imagenet_classes="")
     data_dir = arg.data_dir or None
     image, length = {"transforms": pictures(inputs)}, text_length(inputs)
     suite = {
@@ -46,18 +47,14 @@ def get_suite(arg, inputs):
         source = {"kind": "tfds", "name": name, "split": split, "data_dir": data_dir}
         part = {"kind": "zero_shot", "source": source, **image, "prompts": prompts, "length": length}
         if name.startswith("imagenet"):
-            part["classes"] = arg.imagenet_classes
+            part |= {"classes": arg.imagenet_classes} if arg.imagenet_classes else {"prompts": "openai_imagenet/1"}
         suite[name.partition("/")[0]] = part
     captions = {"kind": "tfds", "name": "coco_captions", "split": "test", "data_dir": data_dir}
     suite["coco_captions"] = {
         "kind": "retrieval",
         "source": captions,
-        "transforms": [
-            {"kind": "keep", "keys": {"image": "image", "captions": "captions/text"}},
-            {"kind": "choose_text", "key": "captions"},
-            {"kind": "tokenize", "length": length},
-            *image["transforms"][:-1],
-            {"kind": "keep", "keys": ["image", "text"]},
-        ],
+        **image,
+        "texts": "captions/text",
+        "length": length,
     }
     return suite

@@ -87,6 +87,64 @@ def test_names_and_ks():
 
 
 @pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("label", [None, "kind"])
+def test_several_texts_of_an_example(devices, label):
+    """Each asks for its own picture; a picture may find any of its texts, and one without texts is still in the way."""
+    rng = np.random.default_rng(5)
+    counts = [0 if i == 4 else 1 + i % 5 for i in range(19)]
+    of = np.repeat(np.arange(19), counts)
+    image, kinds = unit(rng, 19), [i % 7 for i in range(19)]
+    text = image[of] + 1.2 * unit(rng, len(of))
+    words, place = [], iter(range(len(of)))
+    for count in counts:
+        words.append([f"t{next(place)}" for _ in range(count)] if count != 1 else f"t{next(place)}")
+    words[4] = None
+
+    def towers(batch):
+        """What stands for a text is the number in its name."""
+        return encode({k: text[v[:, 0]] if k == "text" else v for k, v in batch.items()})
+
+    def tokens(texts, length):
+        return np.array([[int(t[1:])] * length for t in texts], np.int32)
+
+    part = {
+        "kind": "retrieval", "batch": 8, "texts": "words", "length": 3, "label": label,
+        "source": {"kind": "arrays", "arrays": {"image": image, "words": words, "kind": kinds}},
+        "transforms": [{"kind": "keep", "keys": ["image"]}],
+    }  # fmt: skip
+    evaluator = registry.build("evaluator", part, mesh=mesh(devices), tokenizer=tokens)
+    numbers = evaluator.run(towers)
+    ids = np.arange(19) if label is None else np.array(kinds)
+    z = encode({"text": text})["text"]
+    for name, a, b, i, j in (
+        ("text_to_image", z, image, ids[of], ids),
+        ("image_to_text", image, z, ids, ids[of]),
+    ):
+        right = i[:, None] == j[None]
+        a, i, right = a[right.any(1)], i[right.any(1)], right[right.any(1)]
+        rank = naive_rank(a, b, i, j)
+        np.testing.assert_array_equal(evaluator.artifacts[name], rank)
+        found = {k.split("/")[1]: v for k, v in numbers.items() if k.startswith(name)}
+        wanted = {**expected(rank), "ndcg@10": gains(a @ b.T, right, 10)}
+        hits = np.take_along_axis(right, np.argsort(-(a @ b.T), axis=1), 1)
+        if right.sum(1).max() > 1:
+            wanted |= {f"found@{k}": np.mean(hits[:, :k].sum(1) / right.sum(1)) for k in (1, 5, 10)}
+            wanted |= {f"precision@{k}": np.mean(hits[:, :k]) for k in (1, 5, 10)}
+        assert found == pytest.approx(wanted)
+    assert len(evaluator.artifacts["image_to_text"]) == 18 + (label is not None)
+
+
+def test_texts_that_are_not_there():
+    arrays = {"image": np.eye(4, dtype=np.float32), "words": [None] * 4}
+    with pytest.raises(ConfigError, match="texts: goes with"):
+        build(arrays, texts="words")
+    part = {"kind": "retrieval", "source": {"kind": "arrays", "arrays": arrays}, "texts": "words", "length": 3}
+    evaluator = registry.build("evaluator", part, mesh=mesh(1), tokenizer=lambda texts, length: None)
+    with pytest.raises(ConfigError, match="no example has a text at 'words'"):
+        evaluator.run(encode)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
 def test_an_input_among_itself(devices):
     """An example does not find itself, and one whose label no other has does not ask."""
     rng = np.random.default_rng(3)

@@ -1,5 +1,7 @@
 """Zero-shot classification against CLIP's procedure written out."""
 
+import sys
+
 import numpy as np
 import pytest
 import scipy.special
@@ -192,3 +194,40 @@ def test_prompt_sets(name):
 def test_templates_need_a_place_for_the_name(templates):
     with pytest.raises(ConfigError, match="templates"):
         build({"image": [0], "label": [0]}, templates=templates)
+
+
+class TestOpenAIsPrompts:
+    """The set that comes with open_clip; tests/interop compares it with the real one."""
+
+    @pytest.fixture
+    def package(self, tmp_path, monkeypatch):
+        folder = tmp_path / "open_clip"
+        folder.mkdir()
+        (folder / "__init__.py").write_text("raise AssertionError('imported')")
+        monkeypatch.delitem(sys.modules, "open_clip", raising=False)
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        return folder / "zero_shot_metadata.py"
+
+    def build(self, **options):
+        arrays = {"image": np.ones((2, 4), np.float32), "label": [0, 1]}
+        part = {"kind": "zero_shot", "source": {"kind": "arrays", "arrays": arrays}, "length": 24, **options}
+        return registry.build("evaluator", part, mesh=mesh(1), tokenizer=Letters())
+
+    def test_names_and_templates(self, package):
+        package.write_text(
+            "OPENAI_IMAGENET_TEMPLATES = (lambda c: f'a bad {c}.', lambda c: f'{c}')\n"
+            "IMAGENET_CLASSNAMES = ('tench', 'great '\n 'white shark')\n"
+        )
+        asked = self.build(prompts="openai_imagenet/1").prompts
+        assert asked.templates == ("a bad {}.", "{}") and tuple(asked.classes) == ("tench", "great white shark")
+
+    @pytest.mark.parametrize("text", ["IMAGENET_CLASSNAMES = ('tench',)", "OPENAI_IMAGENET_TEMPLATES = (str,)"])
+    def test_another_open_clip(self, package, text):
+        package.write_text(text + "\n")
+        with pytest.raises(ImportError, match="open_clip"):
+            self.build(prompts="openai_imagenet/1")
+
+    def test_without_open_clip(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ImportError, match="pip install open_clip_torch"):
+            self.build(prompts="openai_imagenet/1")

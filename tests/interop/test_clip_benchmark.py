@@ -18,6 +18,7 @@ from bigcl.evals.prompts import SETS  # noqa: E402
 from bigcl.evaluate import suite  # noqa: E402
 from bigcl.export import export  # noqa: E402
 from bigcl.interop.model import load  # noqa: E402
+from bigcl.interop.openai_prompts import imagenet_prompts  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +45,13 @@ class Pictures(torch.utils.data.Dataset):
         image = example["image"]
         picture = Image.open(io.BytesIO(image)) if isinstance(image, bytes) else Image.fromarray(image)
         return self.preprocess(picture.convert("RGB")), self.target(example)
+
+
+def test_imagenet_by_the_names_and_prompts_of_openai():
+    templates, names = imagenet_prompts()
+    assert list(names) == list(open_clip.IMAGENET_CLASSNAMES) and len(names) == 1000
+    for name in ("tench", "maillot", "{}"):
+        assert [t.replace("{}", name) for t in templates] == [t(name) for t in open_clip.OPENAI_IMAGENET_TEMPLATES]
 
 
 @pytest.fixture(scope="module")
