@@ -137,8 +137,6 @@ def test_rows_that_can_never_be_written_are_printed(tmp_path, no_room, capsys):
 
 def test_event_files_outlast_a_full_disk(tmp_path, no_room):
     """More numbers than the queue of their thread holds; afterwards all of them are there, whole."""
-    from tensorboardX.proto.event_pb2 import Event
-
     log = Log(tmp_path, steps=1000)
     (path,) = [log.trackers[0].writer.file_writer.event_writer._ev_writer._file_name]
     with no_room(100):
@@ -146,12 +144,35 @@ def test_event_files_outlast_a_full_disk(tmp_path, no_room):
             log.write({"step": step, "loss": float(step)})
             log.trackers[0].writer.file_writer.flush()
     log.close()
-    content, found = pathlib.Path(path.partition(":")[2]).read_bytes(), []
+    found = events(pathlib.Path(path.partition(":")[2]))
+    assert [(e.step, e.summary.value[0].simple_value) for e in found] == [(i, i) for i in range(50)]
+
+
+def events(path):
+    """What an event file of TensorBoard holds of numbers."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    content, found = path.read_bytes(), []
     while content:
         length = int.from_bytes(content[:8], "little")
         found.append(Event.FromString(content[12 : 12 + length]))
         content = content[16 + length :]
-    assert [e.step for e in found if e.summary.value] == list(range(50))
+    return [event for event in found if event.summary.value]
+
+
+def test_tensorboard_gets_every_number_of_a_row(tmp_path):
+    log = Log(tmp_path, steps=10)
+    log.write({"step": 3, "loss": 1.25, "image_text/accuracy": 0.5, "eval/emoji/recall@1": 0.75, "note": "no number"})
+    log.write({"step": 5, "loss": math.nan})
+    log.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    found = [(e.step, v.tag, v.simple_value) for e in events(path) for v in e.summary.value]
+    assert found[:3] == [
+        (3, "train/loss", 1.25),
+        (3, "image_text/accuracy", 0.5),
+        (3, "eval/emoji/recall_1", 0.75),
+    ]  # tensorboardX writes no @
+    assert [(step, tag) for step, tag, _ in found[3:]] == [(5, "train/loss")] and math.isnan(found[3][2])
 
 
 def wandb_records(path):

@@ -58,8 +58,8 @@ def training_charts(run: Run, keys: Collection[str]) -> list[Chart]:
 
 
 def telemetry_charts(run: Run) -> list[Chart]:
-    """What the loss does to its batches: for each pair of inputs that is contrasted, and how evenly each input is
-    spread."""
+    """What the loss does to its batches: for each pair of inputs that is contrasted, how evenly each input is spread,
+    and for a mixture the loss of each source."""
     charts = []
     pairs = telemetry_keys(run, "/effective_negatives")
     for pair in pairs:
@@ -69,9 +69,17 @@ def telemetry_charts(run: Run) -> list[Chart]:
                 several(run, title + of, form, zero, [(f"{pair}/{key}", name, tone) for key, name, tone in parts])
             )
     inputs = telemetry_keys(run, "/uniformity")
-    tones = [(f"{name}/uniformity", name, tone) for name, tone in zip(inputs, (*TONES, *["ink"] * 9), strict=False)]
-    charts.append(several(run, "Uniformity", short, False, tones))
+    spread = [(f"{name}/uniformity", name, tone) for name, tone in zip(inputs, tones(inputs), strict=True)]
+    charts.append(several(run, "Uniformity", short, False, spread))
+    keys = sorted({key for row in run.rows for key in row if key.startswith("loss_of/")})
+    sources = [(key, key.partition("/")[2], tone) for key, tone in zip(keys, tones(keys), strict=True)]
+    charts.append(several(run, "Loss by source", short, False, sources))
     return [chart for chart in charts if chart is not None]
+
+
+def tones(names: Sequence[str]) -> list[str]:
+    """A tone for each of several lines of a chart."""
+    return [*TONES, *["ink"] * len(names)][: len(names)]
 
 
 def telemetry_keys(run: Run, end: str) -> list[str]:

@@ -5,7 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from bigcl import registry
 from bigcl.report import Gallery, load_gallery, save_gallery
+from bigcl.report.collect import collect
+from tests.evals.reference import mesh
 
 
 def gallery(**changes) -> Gallery:
@@ -75,3 +78,27 @@ def test_a_file_that_is_no_gallery_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(ValueError, match=r"gallery\.npz is not a gallery"):
         load_gallery(path)
+
+
+def test_the_first_text_of_each_example_is_shown():
+    """An example without one is left out; embeddings, pictures and captions belong together."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (4, 2, 2, 3)).astype(np.uint8)
+    arrays = {"image": pictures, "words": [["aa", "b"], None, "c", ["dddd", "e", "ff"]]}
+    part = {"kind": "retrieval", "source": {"kind": "arrays", "arrays": arrays}, "texts": "words", "length": 1}
+    part["transforms"] = [{"kind": "keep", "keys": ["image"]}]
+
+    def tokens(texts, length):
+        return np.array([[len(t)] for t in texts], np.int32)
+
+    def encode(batch):
+        sums = {k: v.reshape(len(v), -1).sum(1, dtype=np.float32) for k, v in batch.items() if k in ("image", "text")}
+        return {k: np.stack([np.cos(v), np.sin(v)], 1) for k, v in sums.items()}
+
+    evaluator = registry.build("evaluator", part, mesh=mesh(1), tokenizer=tokens)
+    evaluator.run(encode)
+    shown = collect({"retrieval": evaluator}, 10.0)
+    assert shown.captions == ["aa", "c", "dddd"]
+    np.testing.assert_array_equal(shown.thumbnails, pictures[[0, 2, 3]])
+    np.testing.assert_allclose(shown.images, encode({"image": pictures[[0, 2, 3]]})["image"], atol=1e-6)
+    np.testing.assert_allclose(shown.texts, encode({"text": np.array([[2], [1], [4]])})["text"], atol=1e-6)

@@ -226,12 +226,13 @@ def test_where_a_text_is_found_in_its_picture(tmp_path):
 def test_telemetry_of_every_pair_is_drawn(tmp_path):
     parts = ("positive_similarity", "negative_similarity", "accuracy", "effective_negatives", "alignment")
     names = [f"{pair}/{part}" for pair in ("image_text", "audio_text") for part in parts]
-    names += [f"{name}/uniformity" for name in ("image", "text", "audio")]
+    names += [*(f"{name}/uniformity" for name in ("image", "text", "audio")), "loss_of/laion", "loss_of/emoji"]
     rows = [{"step": s, **{name: 0.1 * s for name in names}} for s in (1, 2, 3)]
     text = build_report(make_run(tmp_path, rows)).read_text()
     titles = re.findall(r'aria-label="(.*?) over steps"', text)
-    assert len(titles) == 2 * 4 + 1 and titles[0] == "Cosine in the batch, image text"
+    assert len(titles) == 2 * 4 + 2 and titles[0] == "Cosine in the batch, image text"
     assert text.count(">wrong</text>") == 2 and ">audio</text>" in text
+    assert titles[-1] == "Loss by source" and ">laion</text>" in text and ">emoji</text>" in text
     one = build_report(make_run(tmp_path, [{k: v for k, v in r.items() if "audio" not in k} for r in rows])).read_text()
     assert 'aria-label="Cosine in the batch over steps"' in one
 
