@@ -43,9 +43,15 @@ def ridge(
 
     One eigendecomposition of the D x D moments serves the whole path and the errors in closed form (Allen 1974;
     Golub, Heath and Wahba 1979): with hat matrix H, example i left out is predicted `(y_i - f_i) / (1 - H_ii)` off.
-    The moments are summed on the devices in float32; the decomposition, small, is the host's in float64.
+    The moments are summed on the devices in float32; the decomposition, small, is the host's in float64. No more
+    examples than dimensions are all the host's: there both parts of the quotient vanish with the strength.
     """
     n, middle, mean_y = len(x), x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
+    if n <= x.shape[1]:
+        weights, best = ridge_of_few(x - middle, y - mean_y, n * np.asarray(strengths, np.float64))
+        return Linear(
+            weights.astype(np.float32), (mean_y - middle @ weights).astype(np.float32), float(strengths[best])
+        )
     xc, yc = (np.asarray(v - m, np.float32) for v, m in ((x, middle), (y, mean_y)))
     gram, cross = (np.asarray(v, np.float64) for v in moments(mesh)(*on_devices((xc, yc), mesh)))
     values, vectors = np.linalg.eigh(gram)
@@ -58,6 +64,25 @@ def ridge(
     best = int(np.argmin(errors))
     weights = vectors @ path[best]
     return Linear(weights.astype(np.float32), (mean_y - middle @ weights).astype(np.float32), float(strengths[best]))
+
+
+def ridge_of_few(
+    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n c"], alphas: Float[np.ndarray, "_"]
+) -> tuple[Float[np.ndarray, "d c"], int]:
+    """Weights and place of the best of the penalties, for centred rows, n <= d, in float64.
+
+    What the fit leaves of the examples is written as a sum, not as a difference with what it takes. In it the direction
+    of equal rows, which the intercept takes, is taken off.
+    """
+    u, s, vt = np.linalg.svd(x, full_matrices=False)
+    rotated = u.T @ y
+    errors = []
+    for alpha in alphas:
+        left = alpha / (s**2 + alpha)
+        off = u @ (left[:, None] * rotated) / np.maximum(np.square(u) @ left - 1 / len(x), 1e-15)[:, None]
+        errors.append(np.square(off).sum())
+    best = int(np.argmin(errors))
+    return vt.T @ ((s / (s**2 + alphas[best]))[:, None] * rotated), best
 
 
 @functools.cache

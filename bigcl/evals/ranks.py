@@ -122,7 +122,7 @@ def listed(places: np.ndarray | None, rows: int) -> Int32[np.ndarray, "q p"]:
 def even(lists: Sequence[Sequence[int]]) -> Int32[np.ndarray, "q p"]:
     """Lists of places of any lengths as one array, filled up with -1."""
     width = max(map(len, lists), default=0)
-    return np.array([[*places, *[-1] * (width - len(places))] for places in lists], np.int32).reshape(-1, width)
+    return np.array([[*places, *[-1] * (width - len(places))] for places in lists], np.int32).reshape(len(lists), width)
 
 
 def marked(places: Int32[Array, "q p"], start: Int32[Array, ""], size: int) -> Bool[Array, "q m"]:

@@ -27,6 +27,27 @@ def test_ridge_chooses_as_leave_one_out_does(rows, devices):
     np.testing.assert_allclose(model(x), reference.predict(x), atol=2e-4)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_few_shots_of_many_dimensions(devices):
+    """Strengths that leave hardly a residual: each example is left out in turn, in float64."""
+    rng = np.random.default_rng(7)
+    x, y = unit(rng, 12, 64), np.repeat(2 * np.eye(3, dtype=np.float32) - 1, 4, axis=0)
+    x += 0.3 * np.repeat(unit(rng, 3, 64), 4, axis=0)
+    strengths = [10.0**e for e in range(-9, 3)]
+    errors = []
+    for strength in strengths:
+        error = 0.0
+        for i in range(12):
+            kept = np.arange(12) != i
+            fit = Ridge(alpha=12 * strength, solver="cholesky").fit(x[kept].astype(np.float64), y[kept])
+            error += np.square(fit.predict(x[i : i + 1]) - y[i]).sum()
+        errors.append(error)
+    model = ridge(x, y, mesh(devices), strengths)
+    assert model.strength == strengths[int(np.argmin(errors))]
+    fit = Ridge(alpha=12 * model.strength).fit(x.astype(np.float64), y)
+    np.testing.assert_allclose(model(x), fit.predict(x), atol=1e-4)
+
+
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_ridge_on_a_path_of_one(strength):
     x, y = regression(41)
