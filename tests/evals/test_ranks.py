@@ -1,10 +1,11 @@
 """Ranks against a naive count, over one device and eight."""
 
+import jax
 import numpy as np
 import pytest
 
 from bigcl.evals import ranks as module
-from bigcl.evals.ranks import ranks
+from bigcl.evals.ranks import CHUNK, ROWS, best_first, compiled, count, ranks
 from tests.evals.reference import mesh, naive_rank, unit
 
 
@@ -37,3 +38,15 @@ def test_one_broken_query_spoils_no_other():
     ids, broken = np.arange(9, dtype=np.int32), x.copy()
     broken[4] = np.nan
     np.testing.assert_array_equal(ranks(broken, x, ids, ids, mesh(8)), np.where(ids == 4, 9, 1))
+
+
+@pytest.mark.parametrize("function, static", [(count, ()), (best_first, (10,))])
+def test_memory_of_a_million_items(function, static):
+    """Temporaries of a search of 2^20 among 2^20 are those of one tile of scores, not of 4 TiB of them."""
+    tiles, chunks, f, i = 2**20 // ROWS, 2**20 // CHUNK, np.float32, np.int32
+    row, item = (tiles, ROWS), (chunks, CHUNK)
+    rows = ((*row, 64), f), (row, i), ((*row, 0), i), ((*row, 0), i)
+    shared = ((*item, 64), f), (item, i), (item, i)
+    shapes = [tuple(jax.ShapeDtypeStruct(*x) for x in part) for part in (rows, shared)]
+    memory = compiled(function, mesh(1), static).lower(*shapes).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 128 * 2**20
