@@ -32,6 +32,13 @@ def pytest_xdist_auto_num_workers(config):
     return min(4, os.cpu_count() or 1) if folders else 0
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten():
+    """After a file its compiled programs go, which no other file would use: they would be most of the memory."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def no_room():
     """A context in which no file of this process may grow beyond some bytes: to whoever writes, the disk is full."""
