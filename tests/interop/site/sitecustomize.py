@@ -19,6 +19,8 @@ def declare_operators() -> Any:
         for library in pathlib.Path(spec.origin).parent.glob("_C.*"):
             torch.ops.load_library(library)
     except OSError:
+        if hasattr(torch.ops.torchvision, "nms"):  # when this process started
+            return None
         operators = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             operators.define(f"{name}(Tensor boxes) -> Tensor")
