@@ -78,7 +78,7 @@ def suite(workdir: pathlib.Path, step: int | None, argument: str, out: pathlib.P
     from bigcl.suite import read_suite, run_suite
 
     record = workdir / "config.json"
-    model: dict[str, Any] = {"run": str(workdir)}
+    model: dict[str, Any] = {"run": str(workdir.resolve())}
     if record.exists() and "train" in json.loads(record.read_text()):
         experiment, state = restore(workdir, step, evals={})
         inputs = {name: x.shape[1:] for name, x in experiment.loader.spec().items() if name != "index"}
@@ -92,8 +92,10 @@ def suite(workdir: pathlib.Path, step: int | None, argument: str, out: pathlib.P
         context = {"tokenizer": opened.tokenizer, "mesh": opened.mesh}
         model |= opened.identity
     say = print if jax.process_index() == 0 else (lambda line: None)
-    _, skipped = run_suite(read_suite(argument, inputs), encode, out, model=model, say=say, **context)
+    _, skipped, failed = run_suite(read_suite(argument, inputs), encode, out, model=model, say=say, **context)
     say(f"results: {out / 'results.md'}" + (f", {len(skipped)} skipped: see its end" if skipped else ""))
+    if failed:
+        sys.exit(f"error: {len(failed)} of the suite failed: {', '.join(name for name, _ in failed)}")
 
 
 def locate(folder: pathlib.Path, step: int | None) -> tuple[pathlib.Path, int | None]:

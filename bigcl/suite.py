@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import runpy
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 class Skipped(NamedTuple):
-    """A member that could not run. reason: what is missing, and the command that prepares it."""
+    """A member without numbers. reason: what is missing, and the command that prepares it, or what went wrong."""
 
     name: str
     reason: str
@@ -56,8 +57,9 @@ def run_suite(
     model: Mapping[str, Any],
     say: Callable[[str], None] = print,
     **context: Any,
-) -> tuple[dict[str, dict[str, float]], list[Skipped]]:
-    """The numbers of each member by its name, and what was skipped because its data or a package is not there.
+) -> tuple[dict[str, dict[str, float]], list[Skipped], list[Skipped]]:
+    """The numbers of each member by its name, what was skipped because its data or a package is not there, and what
+    failed. After a failure the others still run; on several processes it is raised, as those would wait for this one.
 
     out: folder of `members/<name>.json`, written as each is done, and of the tables `results.md`, `.csv` and `.json`. A
         member that is there with the same part and the same `model` is not run again.
@@ -66,6 +68,7 @@ def run_suite(
     """
     found: dict[str, dict[str, float]] = {}
     skipped: list[Skipped] = []
+    failed: list[Skipped] = []
     for name, part in parts.items():
         path, key = out / "members" / f"{name}.json", {"model": dict(model), "part": plain(part)}
         kept = finished(path, key)
@@ -78,16 +81,27 @@ def run_suite(
             skipped.append(Skipped(name, missing or "another process cannot read its data"))
             say(f"{name}: skipped: {skipped[-1].reason}")
             continue
-        found[name] = evaluator.run(encode)
+        try:
+            found[name] = evaluator.run(encode)
+        except Exception as error:
+            if jax.process_count() > 1:
+                raise
+            traceback.print_exc()
+            failed.append(Skipped(name, f"{type(error).__name__}: {error}"))
+            say(f"{name}: failed: {failed[-1].reason}")
+            continue
         if jax.process_index() == 0:
             write(path, json.dumps({**key, "numbers": encodable(found[name])}, indent=1) + "\n")
         say(f"{name}: " + ", ".join(f"{metric} {value:.4g}" for metric, value in list(found[name].items())[:4]))
     if jax.process_index() == 0:
-        write(out / "results.md", markdown(found, skipped, model))
+        write(out / "results.md", markdown(found, skipped, failed, model))
         write(out / "results.csv", table(found))
         everything = {"model": dict(model), "results": {k: encodable(v) for k, v in found.items()}}
-        write(out / "results.json", json.dumps({**everything, "skipped": dict(skipped)}, indent=1) + "\n")
-    return found, skipped
+        write(
+            out / "results.json",
+            json.dumps({**everything, "skipped": dict(skipped), "failed": dict(failed)}, indent=1) + "\n",
+        )
+    return found, skipped, failed
 
 
 def build(part: Part, context: Mapping[str, Any]) -> tuple[Any, str | None]:
@@ -99,13 +113,14 @@ def build(part: Part, context: Mapping[str, Any]) -> tuple[Any, str | None]:
 
 
 def finished(path: pathlib.Path, key: Mapping[str, Any]) -> dict[str, float] | None:
-    """The numbers of a member that was run before with the same part and model."""
-    if not path.is_file():
+    """The numbers of a member that was run before with the same part and model, unless its file is broken."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if any(record.get(k) != v for k, v in key.items()):
+            return None
+        return {k: math.nan if v is None else float(v) for k, v in record["numbers"].items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return None
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if any(record.get(k) != v for k, v in key.items()):
-        return None
-    return {k: math.nan if v is None else v for k, v in record["numbers"].items()}
 
 
 def encodable(numbers: Mapping[str, float]) -> dict[str, float | None]:
@@ -113,15 +128,28 @@ def encodable(numbers: Mapping[str, float]) -> dict[str, float | None]:
     return {k: float(v) if math.isfinite(v) else None for k, v in numbers.items()}
 
 
-def markdown(found: Mapping[str, Mapping[str, float]], skipped: Sequence[Skipped], model: Mapping[str, Any]) -> str:
-    """One table of all members, and the list of what was skipped."""
+def markdown(
+    found: Mapping[str, Mapping[str, float]],
+    skipped: Sequence[Skipped],
+    failed: Sequence[Skipped],
+    model: Mapping[str, Any],
+) -> str:
+    """One table of all members, and the lists of what was skipped and of what failed."""
     lines = ["# Evaluation", "", ", ".join(f"{k}: {v}" for k, v in model.items()), ""]
     lines += ["| evaluation | metric | value |", "|---|---|--:|"]
-    lines += [f"| {name} | {metric} | {value:.4f} |" for name, part in found.items() for metric, value in part.items()]
+    for name, part in found.items():
+        lines += [f"| {escaped(name)} | {escaped(metric)} | {value:.4g} |" for metric, value in part.items()]
     if skipped:
         lines += ["", "## Skipped", "", "Their data or a package is not there; each line says how to prepare it.", ""]
         lines += [f"- **{name}**: {reason}" for name, reason in skipped]
+    if failed:
+        lines += ["", "## Failed", "", *(f"- **{name}**: {reason}" for name, reason in failed)]
     return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """A name inside a row of a Markdown table."""
+    return text.replace("|", "&#124;")
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:

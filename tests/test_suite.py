@@ -3,6 +3,7 @@
 import csv
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_kept_skipped_and_tabulated(tmp_path):
         return encode(batch)
 
     options = {"mesh": mesh(8), "tokenizer": None, "say": lambda line: None}
-    found, skipped = run_suite(members, counting, tmp_path, model={"step": 3}, **options)
+    found, skipped, _ = run_suite(members, counting, tmp_path, model={"step": 3}, **options)
     assert calls and set(found) == {"pictures"} and found["pictures"]["image_to_image/recall@1"] > 0.5
     assert [s.name for s in skipped] == ["absent"] and "tfds build cifar10" in skipped[0].reason
     table = (tmp_path / "results.md").read_text()
@@ -70,14 +71,47 @@ def test_kept_skipped_and_tabulated(tmp_path):
     assert calls  # other weights
     calls.clear()
     members["pictures"]["ks"] = [2]
-    again, _ = run_suite(members, counting, tmp_path, model={"step": 4}, **options)
+    again, _, _ = run_suite(members, counting, tmp_path, model={"step": 4}, **options)
     assert calls and "image_to_image/recall@2" in again["pictures"]  # another question
+
+
+def test_after_a_failure_the_others_still_run(tmp_path, capsys):
+    members = {
+        "broken": {"kind": "ordering", "source": {"kind": "digits"}, "value": "nope"},
+        "pictures": {"kind": "retrieval", "source": {"kind": "digits"}, "query": "image", "label": "label"},
+    }
+    for part in members.values():
+        part.setdefault("item", "image")
+    options = {"mesh": mesh(1), "tokenizer": None, "say": lambda line: None}
+    found, _, failed = run_suite(members, encode, tmp_path, model={}, **options)
+    assert list(found) == ["pictures"] and [f.name for f in failed] == ["broken"] and "nope" in failed[0].reason
+    assert "## Failed" in (tmp_path / "results.md").read_text() and "Traceback" in capsys.readouterr().err
+    assert "nope" in json.loads((tmp_path / "results.json").read_text())["failed"]["broken"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"model": {}, "part": {}}', '{"numbers": {"a": "b"}}'])
+def test_a_broken_file_of_a_member_is_run_again(tmp_path, text):
+    (tmp_path / "members").mkdir()
+    (tmp_path / "members/pictures.json").write_text(text)
+    members = {"pictures": {"kind": "retrieval", "source": {"kind": "digits"}, "query": "image", "label": "label"}}
+    found, _, _ = run_suite(members, encode, tmp_path, model={}, mesh=mesh(1), tokenizer=None, say=lambda line: None)
+    assert found["pictures"] == json.loads((tmp_path / "members/pictures.json").read_text())["numbers"]
+
+
+def test_a_missing_package_is_skipped(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    (tmp_path / "rows.jsonl").write_text('{"label": "a"}\n{"label": "b"}\n')
+    members = {"clusters": {"kind": "clustering", "source": {"kind": "jsonl", "paths": str(tmp_path / "rows.jsonl")}}}
+    options = {"mesh": mesh(1), "tokenizer": None, "say": lambda line: None}
+    _, skipped, failed = run_suite(members, encode, tmp_path, model={}, **options)
+    assert not failed and "bigcl[evals]" in skipped[0].reason
 
 
 def test_two_processes_give_the_table_of_one(tmp_path):
     """And what they have done is kept when they are started again."""
     folder = together("suite", tmp_path)
-    found, skipped = run_suite(members(), encode, tmp_path / "one", model={}, mesh=mesh(4), tokenizer=None)
+    found, skipped, _ = run_suite(members(), encode, tmp_path / "one", model={}, mesh=mesh(4), tokenizer=None)
     record = json.loads((folder / "results.json").read_text())
     assert [s.name for s in skipped] == ["absent"] == list(record["skipped"]) and len(found) == 8
     for name, numbers in found.items():

@@ -41,16 +41,16 @@ class Clustering:
     ):
         self.examples = Examples(source, transforms, tokenizer, batch)
         self.label, self.item, self.starts, self.seed, self.mesh = label, item, starts, seed, mesh
+        self.metrics = sklearn("metrics")
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
-        metrics = sklearn("metrics")
         names, x, target = self.examples.labelled(encode, self.item, self.label)
         found = kmeans(x, len(names), self.mesh, starts=self.starts, seed=self.seed)
         self.artifacts = {"classes": names, "labels": target, "clusters": found}
         return {
-            "nmi": float(metrics.normalized_mutual_info_score(target, found)),
-            "ari": float(metrics.adjusted_rand_score(target, found)),
+            "nmi": float(self.metrics.normalized_mutual_info_score(target, found)),
+            "ari": float(self.metrics.adjusted_rand_score(target, found)),
             "accuracy": matched_accuracy(target, found),
             "examples": float(len(target)),
         }

@@ -80,6 +80,7 @@ class Coupling:
             "variation_fall": float(-np.diff(variations).max()),
             "variation_ratio": float(variations[0] / variations[-1]),
             "gradient_error": error,
+            "examples": float(len(order)),
         }
 
     def batches(self, views: Float[np.ndarray, "2 n d"], size: int) -> Float[np.ndarray, "k 2 b d"]:

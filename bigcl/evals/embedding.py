@@ -1,6 +1,7 @@
 """One pass over a source: every example embedded once, whatever the number of processes, and its label read."""
 
 import contextlib
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from bigcl.data.sources.arrays import Arrays
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.data.transforms import Transform, lookup
 from bigcl.evals import Encode
-from bigcl.evals.metrics import class_numbers
+from bigcl.evals.metrics import class_numbers, several
 from bigcl.registry import ConfigError, Part, nearest
 
 
@@ -69,9 +70,13 @@ def embed(
     """Embeddings of each of `inputs`, row i for example i of the source, whole on every process.
 
     inputs: outputs of `encode`; as a dict, key of the batch -> input whose tower embeds it.
-    batch: rows of a global batch, of which each process embeds its equal share. Raises ConfigError for an input that
-    `encode` does not give.
+    batch: rows of a global batch, of which each process embeds its equal share.
+
+    A row that is not finite becomes zero, so that every score of it is a tie, with a warning that says how many are.
+    Raises ConfigError for an input that `encode` does not give, and for a source without examples.
     """
+    if not len(source):
+        raise ConfigError("evaluator: the source is empty")
     if isinstance(inputs, Mapping):
         encode = renaming(encode, inputs)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in inputs}
@@ -89,7 +94,17 @@ def embed(
     if jax.process_count() > 1:
         index, found = multihost_utils.process_allgather((index, found), tiled=True)
     order = np.argsort(index)[np.count_nonzero(index < 0) :]  # rows that only fill the last batch have index -1
-    return {name: x[order] for name, x in found.items()}
+    return {name: finite(x[order], name) for name, x in found.items()}
+
+
+def finite(x: Float32[np.ndarray, "n d"], name: str) -> Float32[np.ndarray, "n d"]:
+    """Embeddings with zeros in the place of rows that are not finite."""
+    good = np.isfinite(x).all(1)
+    if good.all():
+        return x
+    bad = len(x) - good.sum()
+    warnings.warn(f"{bad} of {len(x)} embeddings of {name!r} are not finite; they count as zeros", stacklevel=3)
+    return np.where(good[:, None], x, np.float32(0))
 
 
 def renaming(encode: Encode, inputs: Mapping[str, str]) -> Encode:
@@ -133,9 +148,9 @@ def cosine_distance(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "d"]) -> F
 
 
 def group(values: Sequence[Hashable | None]) -> Int32[np.ndarray, "n"]:
-    """A number for each distinct value; each None gets its own."""
+    """A number for each distinct value, one label or a list of them; each None gets its own."""
     numbers: dict[Any, int] = {}
-    keys = [i if value is None else (value,) for i, value in enumerate(values)]
+    keys = [i if value is None else (tuple(several(value)),) for i, value in enumerate(values)]
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int32)
 
 

@@ -73,6 +73,7 @@ class Geometry:
             numbers[f"{name}/effective_rank"] = effective_rank(singular)
             numbers[f"{name}/isotropy"] = isotropy(x, vectors)
         scale = getattr(encode, "scale", None)
+        numbers["examples"] = float(n)
         return numbers if scale is None else {**numbers, "temperature": 1 / float(scale)}
 
 

@@ -22,6 +22,7 @@ class KNN:
     as DINO and others report it).
 
     train, source: where neighbours and queries come from.  label: key of the class in both; None is left out.
+    train_transforms: of the neighbours, where they are not those of the queries.
     item: the tower's input.  ks: accuracy and its mean per class are reported for each k.
     temperature: 0.07 is Wu et al.'s; None: every neighbour has one vote. Of equal votes the first class wins.
 
@@ -34,6 +35,7 @@ class KNN:
         train: Annotated[Part, "source"],
         source: Annotated[Part, "source"],
         transforms: Sequence[Annotated[Part, "transform"]] = (),
+        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         label: str = "label",
         item: str = "image",
         ks: Sequence[int] = (1, 10, 20),
@@ -42,7 +44,8 @@ class KNN:
         tokenizer: Tokenizer | None = None,
         mesh: Mesh,
     ):
-        self.train, self.test = (Examples(part, transforms, tokenizer, batch) for part in (train, source))
+        self.train = Examples(train, transforms if train_transforms is None else train_transforms, tokenizer, batch)
+        self.test = Examples(source, transforms, tokenizer, batch)
         self.label, self.item, self.ks, self.temperature, self.mesh = label, item, tuple(ks), temperature, mesh
         self.artifacts: dict[str, Any] = {}
 

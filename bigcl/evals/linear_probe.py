@@ -19,6 +19,7 @@ class LinearProbe:
     2021, appendix A.3).
 
     train, source: the training set and the test set.  label: key of the class in both; None is left out.
+    train_transforms: of the training set, where they are not those of the test set.
     item: the tower's input.
     strengths: the path; with several, one training example in five, drawn by `seed`, decides between them, and the
         model is fitted again on all. See `bigcl.evals.linear` for the unit.
@@ -33,6 +34,7 @@ class LinearProbe:
         train: Annotated[Part, "source"],
         source: Annotated[Part, "source"],
         transforms: Sequence[Annotated[Part, "transform"]] = (),
+        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         label: str = "label",
         item: str = "image",
         strengths: Sequence[float] = STRENGTHS,
@@ -43,7 +45,8 @@ class LinearProbe:
     ):
         if not strengths:
             raise ConfigError("linear_probe.strengths: give one or more")
-        self.train, self.test = (Examples(part, transforms, tokenizer, batch) for part in (train, source))
+        self.train = Examples(train, transforms if train_transforms is None else train_transforms, tokenizer, batch)
+        self.test = Examples(source, transforms, tokenizer, batch)
         self.label, self.item, self.strengths, self.seed, self.mesh = label, item, tuple(strengths), seed, mesh
         self.artifacts: dict[str, Any] = {}
 

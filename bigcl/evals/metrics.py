@@ -131,8 +131,9 @@ def class_numbers(values: Sequence[Any], names: Sequence[Any] | None = None) -> 
 
 
 def plain(value: Any) -> Any:
-    """A label as Python's own type."""
-    return value.item() if isinstance(value, np.generic | np.ndarray) else value
+    """A label as Python's own type, a text as str."""
+    value = value.item() if isinstance(value, np.generic | np.ndarray) else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def several(value: Any) -> list[Any]:

@@ -55,10 +55,10 @@ class MultiLabel:
         )
         self.examples = Examples(source, transforms, tokenizer, batch)
         self.label, self.item = label, item
+        self.metrics = sklearn("metrics")
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
-        precision = sklearn("metrics").average_precision_score
         values = self.examples.column(self.label)
         names, classes = self.prompts.resolve(values, self.examples.source, self.label)
         index = np.array([i for i, v in enumerate(values) if v is not None])
@@ -68,7 +68,7 @@ class MultiLabel:
         scores = self.examples.embed(encode, self.item)[self.item][index] @ self.prompts.embed(names, encode).T
         by_class = np.full(len(names), np.nan)
         for c in np.flatnonzero(right.any(0)):
-            by_class[c] = precision(right[:, c], scores[:, c])
+            by_class[c] = self.metrics.average_precision_score(right[:, c], scores[:, c])
         labelled = right.any(1)
         self.artifacts = {
             "index": index,
@@ -80,7 +80,10 @@ class MultiLabel:
         return {
             "mean_average_precision": mean(by_class[right.any(0)]),
             "example_average_precision": mean(
-                [precision(r, s) for r, s in zip(right[labelled], scores[labelled], strict=True)]
+                [
+                    self.metrics.average_precision_score(r, s)
+                    for r, s in zip(right[labelled], scores[labelled], strict=True)
+                ]
             ),
             "classes": float(right.any(0).sum()),
             "examples": float(len(index)),

@@ -55,7 +55,7 @@ class Multilingual:
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
-        texts = self.examples.column(self.names)
+        texts = [each or {} for each in self.examples.column(self.names)]
         languages = sorted({k for each in texts for k in each}) if self.languages is None else list(self.languages)
         items = self.examples.embed(encode, self.item)[self.item]
         ways = (f"{self.query}_to_{self.item}", f"{self.item}_to_{self.query}")
@@ -77,7 +77,12 @@ class Multilingual:
         self.artifacts = {"languages": languages, **table}
         everywhere = (table[ways[0]] > 0).all(0)
         variances = {f"mean_rank_variance/{way}": mean_rank_variance(table[way][:, everywhere]) for way in ways}
-        return {**{name: mean(values) for name, values in each.items()}, **variances, **numbers}
+        return {
+            **{name: mean(values) for name, values in each.items()},
+            **variances,
+            **numbers,
+            "examples": float(len(items)),
+        }
 
 
 def mean_rank_variance(rank: Int[np.ndarray, "l n"]) -> float:

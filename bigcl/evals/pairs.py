@@ -107,6 +107,8 @@ class BlindPairs:
 
     def run(self, encode: Encode) -> dict[str, float]:
         found = self.examples.embed(encode, *dict.fromkeys((self.alike, self.different, self.item, self.query)))
+        if len(self.examples) < 2:
+            raise ConfigError("blind_pairs.source: a single example makes no pair")
         usual = some_pairs(len(self.examples))
         near, far = (cosines(found[name], usual) for name in (self.alike, self.different))
         above = np.quantile(near, 1 - self.nearest, method="lower")

@@ -18,7 +18,7 @@ class Regression:
     """Ridge regression, its strength chosen by the leave-one-out error on what it is fitted to.
 
     train: what it is fitted to. None: nested cross-validation, in which each example is predicted by a model that was
-        fitted to the other folds.
+        fitted to the other folds.  train_transforms: of it, where they are not those of the examples.
     value: key of the number; examples where it is None are left out.
     item: the tower's input.  folds, seed: how the examples are split.  strengths: the path.
 
@@ -33,6 +33,7 @@ class Regression:
         source: Annotated[Part, "source"],
         train: Annotated[Part, "source"] | None = None,
         transforms: Sequence[Annotated[Part, "transform"]] = (),
+        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         value: str = "value",
         item: str = "image",
         folds: int = 5,
@@ -42,8 +43,11 @@ class Regression:
         tokenizer: Tokenizer | None = None,
         mesh: Mesh,
     ):
+        if folds < 2:
+            raise ConfigError(f"regression.folds: expected 2 or more, got {folds}")
         self.examples = Examples(source, transforms, tokenizer, batch)
-        self.train = None if train is None else Examples(train, transforms, tokenizer, batch)
+        prepared = transforms if train_transforms is None else train_transforms
+        self.train = None if train is None else Examples(train, prepared, tokenizer, batch)
         self.value, self.item, self.folds, self.seed = value, item, folds, seed
         self.strengths, self.mesh = tuple(strengths), mesh
         self.artifacts: dict[str, Any] = {}
@@ -63,7 +67,8 @@ class Regression:
         """Places [n], embeddings [n, d] and values [n] of the examples that have a value."""
         column = examples.column(self.value)
         index = np.array([i for i, v in enumerate(column) if v is not None], int)
-        if len(index) < max(3, self.folds):
+        needed = 1 if self.train is not None and examples is self.examples else max(3, self.folds)
+        if len(index) < needed:
             raise ConfigError(f"regression.value: {len(index)} examples have {self.value!r}, fewer than the folds need")
         y = np.array([column[i] for i in index], np.float64)
         return index, examples.embed(encode, self.item)[self.item][index], y
@@ -80,5 +85,6 @@ class Regression:
 
 def r2(values: np.ndarray, predicted: np.ndarray) -> float:
     """The share of the variance that is explained; 0 for values without any."""
-    total = np.square(values - values.mean()).sum()
-    return float(1 - np.square(values - predicted).sum() / total) if total else 0.0
+    if not np.ptp(values):
+        return 0.0
+    return float(1 - np.square(values - predicted).sum() / np.square(values - values.mean()).sum())

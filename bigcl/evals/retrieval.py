@@ -100,7 +100,7 @@ class Retrieval:
             self.artifacts[name] = rank
             report = {**rank_summary(rank, self.ks), **hit_summary(hits, positives, self.ks)}
             numbers |= {f"{name}/{metric}": value for metric, value in report.items()}
-        return numbers
+        return {**numbers, "examples": float(len(self.examples))}
 
     def embed(self, encode: Encode) -> dict[str, Float32[np.ndarray, "_ d"]]:
         """Embeddings of both inputs."""

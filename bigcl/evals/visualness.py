@@ -50,6 +50,7 @@ class Visualness:
             "macro_f1": macro_f1(found, visual[1::2]),
             "accuracy": float((found == visual[1::2]).mean()),
             "threshold": threshold,
+            "examples": float(len(found)),
         }
 
 

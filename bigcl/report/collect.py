@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigcl.data.transforms.text import as_text
+from bigcl.evals.metrics import plain
 from bigcl.evals.ranks import put
 from bigcl.losses import l2_normalize
 from bigcl.mesh import replicated
@@ -37,7 +38,8 @@ def collect(evaluators: dict[str, Any], scale: float) -> Gallery | None:
         found = getattr(evaluator, "artifacts", {})
         sides = getattr(evaluator, "item", None), getattr(evaluator, "query", None)
         if (
-            all(isinstance(side, str) and side in found for side in sides)
+            sides[0] != sides[1]
+            and all(isinstance(side, str) and side in found for side in sides)
             and (gallery := show(evaluator, scale)) is not None
         ):
             return gallery
@@ -59,7 +61,7 @@ def show(evaluator: Any, scale: float) -> Gallery | None:
     )
     seen = [transformed(evaluator, example) for example in raw]
     if not all(is_picture(example.get(evaluator.item)) for example in seen) or not all(
-        isinstance(caption, str | bytes) for caption in captions
+        is_text(caption) for caption in captions
     ):
         return None
     return Gallery(
@@ -67,7 +69,7 @@ def show(evaluator: Any, scale: float) -> Gallery | None:
         texts=found[evaluator.query][texts],
         thumbnails=[example[evaluator.item] for example in seen],
         captions=[as_text(caption) for caption in captions],
-        groups=[example.get("group") for example in raw],
+        groups=[None if (group := example.get("group")) is None else str(plain(group)) for example in raw],
         scale=scale,
         names=(evaluator.item, evaluator.query),
         attribution=getattr(source, "attribution", None),
@@ -128,6 +130,14 @@ def transformed(evaluator: Any, example: dict[str, Any]) -> dict[str, Any]:
     for transform in evaluator.examples.transforms:
         example = transform(example, np.random.default_rng(0))
     return example
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value can be read."""
+    try:
+        return isinstance(value, str) or (isinstance(value, bytes) and value.decode() is not None)
+    except UnicodeDecodeError:
+        return False
 
 
 def is_picture(value: Any) -> bool:

@@ -62,7 +62,7 @@ def save_gallery(gallery: Gallery, path: pathlib.Path) -> None:
             texts=np.asarray(gallery.texts, np.float32),
             **packed(gallery.thumbnails),
             captions=np.array(gallery.captions, np.str_),
-            groups=np.array([group or "" for group in gallery.groups], np.str_),
+            groups=np.array(["" if group is None else str(group) for group in gallery.groups], np.str_),
             scale=np.float32(gallery.scale),
             names=np.array(gallery.names, np.str_),
             attribution=np.array(gallery.attribution or "", np.str_),

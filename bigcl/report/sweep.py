@@ -17,7 +17,7 @@ from bigcl.report.page import asset, template
 from bigcl.report.run import Run, is_finite, is_share, percent, short, words
 from bigcl.report.svg import path, tag, ticks
 
-LOWER = ("loss", "rank", "error")
+LOWER = ("loss", "median_rank", "rank_variance", "error", "mae")
 """Words in the names of metrics of which less is better."""
 
 MOST = 6  # metrics that are drawn; the table has all
@@ -101,8 +101,8 @@ def render_sweep(name: str, source: str, points: Sequence[Point]) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is better, by its name; the mean reciprocal rank is the exception."""
-    return any(word in metric for word in LOWER) and "reciprocal" not in metric
+    """Whether less of a metric is better, by its name."""
+    return any(word in metric for word in LOWER)
 
 
 def title(metric: str) -> str:

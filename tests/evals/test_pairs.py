@@ -233,6 +233,7 @@ def test_geometry(devices):
         "negative_cosine": cosines[~np.eye(37, dtype=bool)].mean(),
         "structure": np.corrcoef(*((m @ a.T)[~np.eye(37, dtype=bool)] for m in (a, b)))[0, 1],
         "temperature": 0.05,
+        "examples": 37,
     }
     for name, x in (("image", a), ("text", b)):
         wanted[f"{name}/uniformity"] = np.log(np.mean(np.exp(-2 * scipy.spatial.distance.pdist(x, "sqeuclidean"))))

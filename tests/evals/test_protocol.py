@@ -6,7 +6,7 @@ import pytest
 
 from bigcl import registry
 from bigcl.evals.embedding import unit as normalised
-from bigcl.registry import REGISTRIES
+from bigcl.registry import REGISTRIES, ConfigError
 from tests.evals.reference import mesh, unit
 
 ROWS = 37  # no multiple of the devices, nor of a batch
@@ -145,3 +145,71 @@ def test_of_one_class_all_are_right(kind, options, devices):
     found = numbers(kind, devices, 8, **options)
     shares = {k: v for k, v in found.items() if k.startswith(("accuracy", "mean_", "example_", "nmi", "ari"))}
     assert shares and shares == pytest.approx(dict.fromkeys(shares, 1.0)), found
+
+
+BROKEN = np.random.default_rng(6).standard_normal((ROWS, 16)).astype(np.float32)
+BROKEN[5] = np.nan
+
+
+@pytest.mark.parametrize("image", [BROKEN, np.full_like(BROKEN, np.nan)], ids=["one", "all"])
+@pytest.mark.parametrize("kind", sorted(set(PARTS) - {"robustness", "visualness", "coupling"}))
+def test_embeddings_that_are_not_finite(kind, image):
+    """Nothing stops, and it is said; numbers are finite but where there is nothing to count."""
+    part = PARTS[kind]
+    source = {"kind": "arrays", "arrays": {**part["source"]["arrays"], "image": image}}
+    if kind == "recommendation":
+        source["arrays"]["text"] = image
+    with pytest.warns(UserWarning, match=f"{1 if image is BROKEN else ROWS} of {ROWS} embeddings"):
+        found = numbers(kind, 8, 8, source=source)
+    assert not np.isnan([v for k, v in found.items() if not k.startswith("mean_rank_variance")]).any(), found
+
+
+@pytest.mark.parametrize("kind", sorted(set(PARTS) - {"robustness", "coupling", "visualness"}))
+def test_a_source_without_examples(kind):
+    empty = {k: v[:0] for k, v in PARTS[kind]["source"]["arrays"].items()}
+    with pytest.raises(ConfigError):
+        numbers(kind, 1, 8, source={"kind": "arrays", "arrays": empty})
+
+
+@pytest.mark.parametrize("kind", ["knn", "linear_probe", "few_shot", "regression"])
+def test_a_probe_under_disturbance_is_fitted_to_clean_examples(kind):
+    noise = [{"kind": "corrupt", "corruption": "noise"}]
+    part = {"source": arrays(image=PICTURES, value=NUMBERS), "train": arrays(image=PICTURES, value=NUMBERS)}
+    part = {"kind": "robustness", "evaluator": {"kind": kind, **part}, "variants": {"noise": noise}}
+    built = registry.build("evaluator", part, mesh=mesh(1), tokenizer=None)
+    disturbed = built.evaluators["noise"]
+    assert not disturbed.train.transforms
+    assert len(getattr(disturbed, "test", getattr(disturbed, "examples", None)).transforms) == 1
+
+
+@pytest.mark.parametrize("label", [np.bytes_, np.str_, lambda word: word.encode()])
+def test_labels_of_other_types(label):
+    plain, other = words(), [label(word) for word in words()]
+    for kind in ("zero_shot", "knn", "retrieval"):
+        found = [numbers(kind, 1, 8, source=arrays(label=labels)) for labels in (plain, other)]
+        assert found[0] == found[1]
+    for classes in (None, WORDS):
+        found = [numbers("zero_shot", 1, 8, source=arrays(label=x), classes=classes) for x in (plain, other)]
+        assert found[0] == found[1]
+
+
+def test_lists_as_labels_of_retrieval():
+    lists = [[word, "all"] for word in words()]
+    assert numbers("retrieval", 1, 8, source=arrays(label=lists)) == numbers("retrieval", 1, 8)
+
+
+def test_texts_that_an_example_lacks():
+    texts = [{"en": word} for word in words()]
+    some = [*texts[:-1], None]
+    fewer = arrays(rows=ROWS, names=some)
+    assert numbers("multilingual", 1, 8, source=fewer)["examples"] == ROWS
+
+
+def test_a_few_examples_for_a_model_of_many():
+    train = arrays(70, seed=9, value=np.random.default_rng(1).standard_normal(70))
+    few = {"kind": "arrays", "arrays": {k: v[:2] for k, v in arrays(value=NUMBERS)["arrays"].items()}}
+    assert numbers("regression", 1, 8, source=few, train=train)["examples"] == 2
+    with pytest.raises(ConfigError, match="2 or more"):
+        numbers("regression", 1, 8, folds=1)
+    constant = arrays(value=np.full(ROWS, 0.1))
+    assert numbers("regression", 1, 8, source=constant)["r2"] == 0

@@ -168,7 +168,7 @@ def test_an_input_among_itself(devices):
     wanted = {**expected(rank, (1, 3, 50)), "ndcg@50": np.mean(gain)}
     wanted |= {f"found@{k}": np.mean([h[:k].sum() / h.sum() for h in hits]) for k in (1, 3, 50)}
     wanted |= {f"precision@{k}": np.mean([h[:k].sum() / k for h in hits]) for k in (1, 3, 50)}
-    assert numbers == pytest.approx({f"image_to_image/{k}": v for k, v in wanted.items()})
+    assert numbers == pytest.approx({**{f"image_to_image/{k}": v for k, v in wanted.items()}, "examples": 30})
     with pytest.raises(ConfigError, match="needs labels"):
         build({"image": x}, query="image", item="image")
 

@@ -46,6 +46,8 @@ def test_curves_tables_and_what_was_set_otherwise(tmp_path):
         ("eval/r/recall@1", -0.01, ("-1.0 pts", "worse")),
         ("loss", -0.5, ("−0.5", "better")),
         ("eval/r/mean_reciprocal_rank", 0.5, ("+0.5", "better")),
+        ("eval/g/image/effective_rank", 0.5, ("+0.5", "")),
+        ("eval/r/mean_rank_variance/en", 0.5, ("+0.5", "worse")),
         ("eval/r/examples", 5.0, ("+5", "")),
         ("eval/r/recall@1", 0.0, ("+0.0 pts", "")),
     ],

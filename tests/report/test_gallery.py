@@ -102,3 +102,23 @@ def test_the_first_text_of_each_example_is_shown():
     np.testing.assert_array_equal(shown.thumbnails, pictures[[0, 2, 3]])
     np.testing.assert_allclose(shown.images, encode({"image": pictures[[0, 2, 3]]})["image"], atol=1e-6)
     np.testing.assert_allclose(shown.texts, encode({"text": np.array([[2], [1], [4]])})["text"], atol=1e-6)
+
+
+def test_pictures_among_pictures_and_sounds_have_no_captions():
+    pictures = np.zeros((4, 2, 2, 3), np.uint8)
+    arrays = {"image": pictures, "text": [b"\x89PNG", b"RIFF\xff", b"\xfe", b"\xff"], "kind": ["a", "a", "b", "b"]}
+
+    def encode(batch):
+        return {"image": np.ones((len(batch["image"]), 2), np.float32), "text": np.ones((len(batch["image"]), 2))}
+
+    for options in ({"query": "image", "label": "kind"}, {}):
+        part = {"kind": "retrieval", "source": {"kind": "arrays", "arrays": arrays}, **options}
+        part["transforms"] = [{"kind": "keep", "keys": ["image"]}]
+        evaluator = registry.build("evaluator", part, mesh=mesh(1), tokenizer=None)
+        evaluator.run(encode)
+        assert collect({"retrieval": evaluator}, 10.0) is None
+
+
+def test_groups_may_be_numbers(tmp_path):
+    save_gallery(gallery(groups=[0, None, 2]), tmp_path / "gallery.npz")
+    assert load_gallery(tmp_path / "gallery.npz").groups == ["0", None, "2"]
