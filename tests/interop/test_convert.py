@@ -20,7 +20,7 @@ from bigcl.data.tokenizers import train_bpe  # noqa: E402
 from bigcl.interop import big_vision, files, huggingface  # noqa: E402
 from bigcl.interop import open_clip as names  # noqa: E402
 from bigcl.interop import timm as trunks  # noqa: E402
-from bigcl.interop.model import Inexpressible, Model, blank, load  # noqa: E402
+from bigcl.interop.model import Inexpressible, Model, blank, clean_within, load  # noqa: E402
 from bigcl.interop.table import Mismatch, read, write  # noqa: E402
 from tests.interop import reference  # noqa: E402
 
@@ -205,7 +205,7 @@ def test_the_tokenizer_comes_along(tmp_path):
     tokenizer_folder(tmp_path)
     tokenizer = huggingface.read_tokenizer(tmp_path)
     assert tokenizer("the cat", 30)[-1] == tokenizer.pad_id == 1
-    names.clean(tokenizer, "canonicalize")
+    clean_within(tokenizer, "canonicalize")
     peer = open_clip.tokenizer.get_clean_fn("canonicalize")
     for text in ("The  Cat, sat!", " on\tthe (mat) ", "it's a [cat]_{mat}~"):
         cleaned = tokenizer.model.encode(peer(text)).ids
