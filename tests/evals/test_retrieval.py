@@ -145,11 +145,12 @@ def test_texts_that_are_not_there():
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_an_input_among_itself(devices):
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_an_input_among_itself(devices, name):
     """An example does not find itself, and one whose label no other has does not ask."""
     rng = np.random.default_rng(3)
     x, words = unit(rng, 30), [f"w{i % 4}" for i in range(28)] + ["alone", None]
-    evaluator = build({"image": x, "word": words}, devices, query="image", item="image", label="word", ks=[1, 3, 50])
+    evaluator = build({name: x, "word": words}, devices, query=name, item=name, label="word", ks=[1, 3, 50])
     numbers = evaluator.run(encode)
     scores, ids = x @ x.T, group(words)
     other = ~np.eye(30, dtype=bool)
@@ -168,7 +169,7 @@ def test_an_input_among_itself(devices):
     wanted = {**expected(rank, (1, 3, 50)), "ndcg@50": np.mean(gain)}
     wanted |= {f"found@{k}": np.mean([h[:k].sum() / h.sum() for h in hits]) for k in (1, 3, 50)}
     wanted |= {f"precision@{k}": np.mean([h[:k].sum() / k for h in hits]) for k in (1, 3, 50)}
-    assert numbers == pytest.approx({**{f"image_to_image/{k}": v for k, v in wanted.items()}, "examples": 30})
+    assert numbers == pytest.approx({**{f"{name}_to_{name}/{k}": v for k, v in wanted.items()}, "examples": 30})
     with pytest.raises(ConfigError, match="needs labels"):
         build({"image": x}, query="image", item="image")
 
