@@ -4,7 +4,8 @@
 
 One JSON line for each pipeline. Each runs in its own process on one core, its workers too, and the rate is pictures by
 the processor time of all of them, so that other work on the machine counts little. Every pipeline draws crops of 90 to
-100% of the area, as open_clip does. Needs `pip install "bigcl[fast-image,interop-test]"`, for tf.data tensorflow-cpu.
+100% of the area, as open_clip does. Needs `pip install "bigcl[fast-image,interop-test]"` and opencv-python-headless,
+for tf.data tensorflow-cpu.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,21 +36,27 @@ CAPTION = "a photograph of {} by the river, taken in the early morning of day {}
 Batches = Iterator[Any]
 
 
-def write_tar(path: pathlib.Path, count: int) -> None:
-    """JPEGs of 640 x 480 (quality 90): parts of two photographs, each at its own place and scale, with captions."""
+def photographs(count: int) -> Iterator[bytes]:
+    """JPEGs of 640 x 480 (quality 90): parts of two photographs, each at its own place and scale."""
     from sklearn.datasets import load_sample_images
 
-    photographs, rng = load_sample_images().images, np.random.default_rng(0)
+    originals, rng = load_sample_images().images, np.random.default_rng(0)
+    for index in range(count):
+        original = Image.fromarray(originals[index % 2])
+        height = rng.uniform(320, original.height)
+        left, top = rng.uniform(0, original.width - height * 4 / 3), rng.uniform(0, original.height - height)
+        part = original.resize((640, 480), box=(left, top, left + height * 4 / 3, top + height))
+        file = io.BytesIO()
+        part.save(file, "JPEG", quality=90)
+        yield file.getvalue()
+
+
+def write_tar(path: pathlib.Path, count: int) -> None:
+    """Photographs with captions."""
     with tarfile.open(path, "w") as tar:
-        for index in range(count):
-            photograph = Image.fromarray(photographs[index % 2])
-            height = rng.uniform(320, photograph.height)
-            left, top = rng.uniform(0, photograph.width - height * 4 / 3), rng.uniform(0, photograph.height - height)
-            part = photograph.resize((640, 480), box=(left, top, left + height * 4 / 3, top + height))
-            file = io.BytesIO()
-            part.save(file, "JPEG", quality=90)
+        for index, jpeg in enumerate(photographs(count)):
             caption = CAPTION.format(("a temple", "a flower")[index % 2], index).encode()
-            for name, content in ((f"{index:06d}.jpg", file.getvalue()), (f"{index:06d}.txt", caption)):
+            for name, content in ((f"{index:06d}.jpg", jpeg), (f"{index:06d}.txt", caption)):
                 member = tarfile.TarInfo(name)
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
@@ -82,8 +89,9 @@ class WithPillow:
 def pytorch(path: str, decode: str = "open_clip") -> Batches:
     """open_clip's pipeline: WebDataset in one worker of PyTorch's DataLoader, its training transform, its tokenizer.
 
-    decode: "draft" lets Pillow decode at a lower scale; "simplejpeg" decodes so with libjpeg-turbo and resizes uint8
-    with PyTorch's antialiased kernel, which no published pipeline does, and normalises.
+    decode: "draft" lets Pillow decode at a lower scale; "opencv" decodes with OpenCV and resizes by its area filter,
+        which does not alias; "simplejpeg" decodes at a lower scale with libjpeg-turbo and resizes uint8 with PyTorch's
+        antialiased kernel, which no published pipeline does. Both then normalise.
     """
     importlib.import_module("tests.interop.conftest")  # a torchvision for CUDA beside a torch for the CPU
     import open_clip
@@ -96,6 +104,7 @@ def pytorch(path: str, decode: str = "open_clip") -> Batches:
     tokenizer = open_clip.SimpleTokenizer()
     read = {"open_clip": lambda data: transform(Image.open(io.BytesIO(data)))}
     read["draft"] = lambda data: transform(drafted(data))
+    read["opencv"] = functools.partial(crop_with_opencv, torch)
     read["simplejpeg"] = functools.partial(crop_with_torch, torch)
     pipeline = wds.DataPipeline(
         wds.ResampledShards(path),
@@ -118,34 +127,61 @@ def drafted(data: bytes) -> Image.Image:
 def crop_with_torch(torch: Any, data: bytes) -> Any:
     """Decodes with libjpeg-turbo, crops and resizes uint8, normalises."""
     import simplejpeg
+
+    part = random_part(torch, simplejpeg.decode_jpeg(data, min_height=SIZE, min_width=SIZE))
+    channels = torch.from_numpy(part).permute(2, 0, 1)[None]
+    return normalised(torch, torch.nn.functional.interpolate(channels, (SIZE, SIZE), mode="bicubic", antialias=True)[0])
+
+
+def crop_with_opencv(torch: Any, data: bytes) -> Any:
+    """Decodes with OpenCV, crops and resizes uint8, normalises."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    decoded = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    resized = cv2.resize(random_part(torch, decoded), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    return normalised(torch, torch.from_numpy(resized).permute(2, 0, 1))
+
+
+def random_part(torch: Any, pixels: np.ndarray) -> np.ndarray:
+    """The part of a picture [h, w, 3] that torchvision's transform would crop."""
     from torchvision.transforms import RandomResizedCrop
 
-    image = torch.from_numpy(simplejpeg.decode_jpeg(data, min_height=SIZE, min_width=SIZE)).permute(2, 0, 1)
-    top, left, height, width = RandomResizedCrop.get_params(image, SCALE, (3 / 4, 4 / 3))
-    part = image[None, :, top : top + height, left : left + width]
-    resized = torch.nn.functional.interpolate(part, (SIZE, SIZE), mode="bicubic", antialias=True)[0]
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)
+    top, left, height, width = RandomResizedCrop.get_params(channels, SCALE, (3 / 4, 4 / 3))
+    return pixels[top : top + height, left : left + width]
+
+
+def normalised(torch: Any, channels: Any) -> Any:
+    """uint8 [3, h, w] as CLIP's towers of PyTorch read it."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
-    return (resized.float() / 255 - mean) / std
+    return (channels.float() / 255 - mean) / std
 
 
 def tensorflow(path: str) -> Batches:
-    """tf.data as its guide has it: only the crop is decoded, then an antialiased resize; texts stay as they are."""
+    """tf.data as its guide has it: only the crop is decoded, then an antialiased resize. TensorFlow has no tokenizer of
+    CLIP; this project's is called through `numpy_function`."""
     import tensorflow as tf
 
-    with tarfile.open(path) as tar:
-        data = [tar.extractfile(member).read() for member in tar if member.name.endswith(".jpg")]
+    from bigcl.data.tokenizers import CLIP
 
-    def read(jpeg: Any) -> Any:
+    with tarfile.open(path) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar}
+    data = [[files[name] for name in sorted(files) if name.endswith(end)] for end in (".jpg", ".txt")]
+    tokenizer = CLIP()
+
+    def read(jpeg: Any, text: Any) -> Any:
         whole = tf.constant([[[0.0, 0.0, 1.0, 1.0]]])
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.io.extract_jpeg_shape(jpeg), whole, area_range=SCALE, aspect_ratio_range=(3 / 4, 4 / 3)
         )
         crop = tf.io.decode_and_crop_jpeg(jpeg, tf.concat([begin[:2], size[:2]], 0), channels=3)
-        return tf.cast(tf.image.resize(crop, (SIZE, SIZE), "bicubic", antialias=True), tf.uint8)
+        picture = tf.cast(tf.image.resize(crop, (SIZE, SIZE), "bicubic", antialias=True), tf.uint8)
+        return picture, tf.numpy_function(lambda text: tokenizer(text.decode(), 77), [text], tf.int32)
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
-    batches = tf.data.Dataset.from_tensor_slices(data).repeat().map(read).batch(BATCH).prefetch(2)
+    batches = tf.data.Dataset.from_tensor_slices(tuple(data)).repeat().map(read).batch(BATCH).prefetch(2)
     return iter(batches.with_options(options))
 
 
@@ -155,10 +191,20 @@ PIPELINES = {
     "bigcl, Pillow alone": functools.partial(bigcl, fast=False),
     "open_clip": pytorch,
     "open_clip, Pillow in draft mode": functools.partial(pytorch, decode="draft"),
+    "PyTorch with OpenCV": functools.partial(pytorch, decode="opencv"),
     "PyTorch with simplejpeg": functools.partial(pytorch, decode="simplejpeg"),
     "tf.data": tensorflow,
 }
-PACKAGES = ("pillow", "simplejpeg", "cykooz-resizer", "torch", "torchvision", "open_clip_torch", "webdataset", "grain")
+PACKAGES = (
+    "pillow",
+    "simplejpeg",
+    "cykooz-resizer",
+    "opencv-python-headless",
+    "tensorflow-cpu",
+    "torch",
+    "torchvision",
+)
+PACKAGES += ("open_clip_torch", "webdataset", "grain")
 
 
 def cpu_seconds(process: str | int = "self") -> float:
@@ -183,6 +229,12 @@ def measure(name: str, path: str, batches: int, rounds: int) -> list[float]:
     return rates
 
 
+def installed(packages: Sequence[str]) -> dict[str, str]:
+    """The versions of those that there are."""
+    known = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in importlib.metadata.distributions()}
+    return {p: known[name] for p in packages if (name := p.lower().replace("_", "-")) in known}
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -195,7 +247,7 @@ def main() -> None:
     if args.tar:
         print(json.dumps(measure(*args.pipelines, args.tar, args.batches, args.rounds)))
         os._exit(0)  # not all libraries end their workers when told to
-    versions = {p: importlib.metadata.version(p) for p in PACKAGES}
+    versions = installed(PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         tar = pathlib.Path(folder) / "0.tar"
         write_tar(tar, args.pictures)

@@ -16,10 +16,13 @@ from bigcl.tasks.task import Batch
 EncodeGlobal = Callable[[Arrays, Arrays, Batch], dict[str, jax.Array]]
 
 
-def compile_encoder(skeleton: Skeleton, mesh: Mesh) -> EncodeGlobal:
-    """A compiled function of parameters, other arrays and a global batch."""
+def compile_encoder(
+    skeleton: Skeleton, mesh: Mesh, prepare: Callable[[Batch], Batch] = lambda batch: batch
+) -> EncodeGlobal:
+    """A compiled function of parameters, other arrays and a global batch. prepare: what is done to the batch first."""
     return jax.jit(
-        lambda params, extra, batch: skeleton.merge(params, extra).encode(batch), out_shardings=batch_sharding(mesh)
+        lambda params, extra, batch: skeleton.merge(params, extra).encode(prepare(batch)),
+        out_shardings=batch_sharding(mesh),
     )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
+from jaxtyping import Array, Key
 
 import bigcl
 from bigcl import flops, registry, rules
@@ -25,6 +26,7 @@ from bigcl.data.loader import BESIDE, Loader
 from bigcl.data.order import batch_hash
 from bigcl.data.sources import place as place_of
 from bigcl.data.sources import source_name
+from bigcl.data.transforms import device
 from bigcl.encoder import Encoder, compile_encoder, compute_dtype
 from bigcl.mesh import batch_sharding, make_mesh, place, replicated, shard_largest
 from bigcl.optim import make_optimizer
@@ -79,6 +81,7 @@ class DataOptions:
     """The section `data` of a config.
 
     source, transforms: what there is, and what is done to each example.
+    device: what is done to each global batch after that, on the accelerators, within the step.
     workers, prefetch: how many processes (0: threads) do it, and how many batches ahead of time.
     block, window: None for a permutation of all examples; or blocks of so many successive ones are read in a random
         order, and `window` blocks at a time are mixed: for remote storage and row groups.
@@ -88,6 +91,7 @@ class DataOptions:
 
     source: Annotated[Part, "source"]
     transforms: Sequence[Annotated[Part, "transform"]] = ()
+    device: Sequence[Annotated[Part, "device_transform"]] = ()
     workers: int = 0
     prefetch: int = 2
     block: int | None = None
@@ -159,7 +163,7 @@ class Experiment:
         devices: Sequence[jax.Device] | None = None,
     ):
         """devices: what to plan for, whether it is there or not (see `bigcl.planning`); then no data is opened, and a
-        batch is what the task says it reads. None: all devices, and data.
+        batch is what the task says it reads, as if nothing had to be done to it. None: all devices, and data.
         """
         self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
         self.deadlines = Deadlines(**deadlines)
@@ -188,6 +192,9 @@ class Experiment:
         )
         abstract, self.skeleton, shapes = outline(self.build_task)
         self.planned_example = None if devices is None else abstract.reads()
+        self.device_transforms = [] if devices is not None else device.build(self.data.device)
+        if self.device_transforms:
+            device.check(self.device_transforms, self.loader.spec(), abstract.reads())
         self.optimizer = make_optimizer(shapes, steps=self.train.steps, batch_size=self.train.batch, **optim)
         self.notes = [*abstract.describe(), *self.optimizer.notes]
         self.max_scale = abstract.max_scale
@@ -366,7 +373,12 @@ class Experiment:
             train.ema,
             train.microbatch,
             lambda step: (step % train.log_every == 0) | (step == train.steps),
+            self.prepare,
         )
+
+    def prepare(self, batch: Batch, rng: Key[Array, ""] | None = None) -> Batch:
+        """A global batch after what `data.device` does to it; rng: None for an evaluation."""
+        return device.transform(self.device_transforms, batch, rng)
 
     def executed_flops(self) -> float:
         """FLOPs of a step over all devices as it runs, with what it computes again to save memory."""
@@ -386,7 +398,7 @@ class Experiment:
             return task.loss(batch, example_keys(jax.random.key(0), batch))[0]
 
         def counted(form: int) -> float:
-            batch = self.batch_shapes(form)
+            batch = jax.eval_shape(self.prepare, self.batch_shapes(form), jax.random.key(0))
             return flops.count(jax.make_jaxpr(jax.grad(loss))(trained, state.params, state.extra, batch).jaxpr)
 
         return float(np.mean([counted(form) for form in range(self.forms())]))
@@ -394,7 +406,7 @@ class Experiment:
     @functools.cached_property
     def encode_global(self) -> Callable[[Arrays, Arrays, Batch], dict[str, jax.Array]]:
         """The compiled encoder of a global batch."""
-        return compile_encoder(self.skeleton, self.mesh)
+        return compile_encoder(self.skeleton, self.mesh, self.prepare)
 
     def encoder(self, state: TrainState) -> Encoder:
         """A function from a host batch to this process's embeddings, by input; with moving averages where there are

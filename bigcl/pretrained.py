@@ -14,6 +14,7 @@ import numpy as np
 from bigcl import registry
 from bigcl.data.tokenizers import Tokenizer, saved_tokenizer
 from bigcl.data.transforms import Transform
+from bigcl.data.transforms import device as device_transforms
 from bigcl.encoder import Encoder, compile_encoder, compute_dtype
 from bigcl.evaluate import fitting, locate
 from bigcl.experiment import outline
@@ -35,6 +36,7 @@ class Pretrained:
     transforms: parts that prepare an example; nothing in them is random where the config has an evaluation, or reads
         nothing but pictures and texts.
     identity: plain data that says which weights these are.
+    device: parts that prepare a batch on the devices.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Pretrained:
         tokenizer: Tokenizer | None,
         transforms: Sequence[Part],
         identity: Mapping[str, Any],
+        device: Sequence[Part] = (),
         mesh: Part = {},  # noqa: B006, read only
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     ):
@@ -74,7 +77,12 @@ class Pretrained:
             for k, v in params.items()
         }
         self.encode = Encoder(
-            compile_encoder(skeleton, self.mesh), self.mesh, placed, {k: jnp.asarray(v) for k, v in extra.items()}
+            compile_encoder(
+                skeleton, self.mesh, functools.partial(device_transforms.transform, device_transforms.build(device))
+            ),
+            self.mesh,
+            placed,
+            {k: jnp.asarray(v) for k, v in extra.items()},
         )
 
     @classmethod
@@ -99,6 +107,7 @@ class Pretrained:
             tokenizer=saved_tokenizer(workdir, config.get("tokenizer")),
             transforms=preparation(config),
             identity={"checkpoint": str(workdir.absolute()), "step": step},
+            device=config.get("data", {}).get("device", ()),
             mesh=config.get("mesh", {}),
             dtype=config.get("train", {}).get("dtype", "auto"),
         )

@@ -82,6 +82,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "classification": "bigcl.losses.classification:classification",
         "consensus": "bigcl.losses.classification:consensus",
         "mixup": "bigcl.losses.mixup:mixup",
+        "mixture_contrast": "bigcl.losses.mixup:mixture_contrast",
         "soft_clip": "bigcl.losses.mixup:soft_clip",
         "multi_positive": "bigcl.losses.grouping:multi_positive",
         "grouping": "bigcl.losses.grouping:grouping",
@@ -158,6 +159,12 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "corrupt": "bigcl.data.transforms.corrupt:Corrupt",
         "stamp": "bigcl.data.transforms.corrupt:Stamp",
         "noise": "bigcl.data.transforms.noise:Noise",
+    },
+    "device_transform": {
+        "random_flip": "bigcl.data.transforms.device:RandomFlip",
+        "log_mel": "bigcl.data.transforms.audio:DeviceLogMel",
+        "mixup": "bigcl.data.transforms.device:Mixup",
+        "cutmix": "bigcl.data.transforms.device:CutMix",
     },
     "tokenizer": {
         "bpe": "bigcl.data.tokenizers:BPE",

@@ -98,17 +98,20 @@ def make_step(
     ema: float | None,
     microbatch: int | None = None,
     logged: Callable[[Int[Array, ""]], Bool[Array, ""]] = lambda step: step > 0,
+    prepare: Callable[[Batch, Key[Array, ""]], Batch] = lambda batch, rng: batch,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """The training step: loss over the global batch, gradient of what is trained, update, moving average.
 
     A step whose loss or gradient is not finite leaves everything but the counters as it was.
     microbatch: rows that are encoded at a time, see `forward_in_pieces`.
     logged: whether the metrics of a step, counted from 1, are looked at; of others the task's telemetry is NaN.
+    prepare: what is done to the global batch first, a function of it and of the step's key.
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         keys, draw = example_keys(rng, batch), jax.random.fold_in(rng, len(next(iter(batch.values()))))
+        batch = prepare(batch, rng)
         trained = {k: v for k, v in state.params.items() if k in trainable}
         frozen = {k: v for k, v in state.params.items() if k not in trainable}
 

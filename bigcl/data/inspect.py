@@ -32,7 +32,7 @@ def inspect(pipeline: Pipeline, name: str, step: int = 0, rows: int = 24) -> str
         from bigcl.report.batch import Sample, render_batch
     except ModuleNotFoundError as error:
         raise ImportError(f"the page needs {error.name}: pip install 'bigcl[report]'") from error
-    batch, tokenizer = pipeline.loader.host_batch(step), pipeline.tokenizer
+    batch, tokenizer = pipeline.batch(step), pipeline.tokenizer
     sample = Sample(
         name=name,
         step=step,

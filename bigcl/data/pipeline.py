@@ -1,21 +1,23 @@
 """The data section of a config, opened without a model or a device; for the commands that look at data."""
 
 import argparse
+import functools
 import json
 import pathlib
 import runpy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
 from bigcl import registry
 from bigcl.config import no_such_key, overridable, plain, without_defaults
-from bigcl.data.loader import Loader
+from bigcl.data.loader import BESIDE, Batch, Loader
 from bigcl.data.sources import Source
 from bigcl.data.tokenizers import Tokenizer
-from bigcl.data.transforms import Transform
+from bigcl.data.transforms import Transform, device
 from bigcl.registry import ConfigError
 
 
@@ -27,6 +29,17 @@ class Pipeline(NamedTuple):
     tokenizer: Tokenizer | None
     transforms: list[Transform]
     loader: Loader
+    on_device: list[device.DeviceTransform]
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step as the model of a run sees it, with what is random on the device."""
+        batch = self.loader.host_batch(step)
+        if not self.on_device:
+            return batch
+        rng = jax.random.fold_in(jax.random.key(self.config.get("seed", 0)), step)
+        arrays = {k: v for k, v in batch.items() if k not in BESIDE}
+        prepared = jax.jit(functools.partial(device.transform, self.on_device))(arrays, rng)
+        return {**batch, **jax.device_get(prepared)}
 
 
 def read_config(argument: str) -> dict[str, Any]:
@@ -92,7 +105,7 @@ def open_pipeline(config: dict[str, Any]) -> Pipeline:
     options = {k: data[k] for k in ("workers", "prefetch", "block", "window", "repeats") if k in data}
     batch = section(section(config, "train"), "batch", "train")
     loader = Loader(source, transforms, batch=batch, seed=config.get("seed", 0), **options)
-    return Pipeline(config, source, tokenizer, transforms, loader)
+    return Pipeline(config, source, tokenizer, transforms, loader, device.build(data.get("device", ())))
 
 
 def section(config: Mapping[str, Any], key: str, where: str = "config") -> Any:

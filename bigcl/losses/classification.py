@@ -8,9 +8,26 @@ from jaxtyping import Array, Float, Int
 from bigcl.losses.similarity import at_least_float32
 
 
-def classification(logits: Float[Array, "b c"], *, labels: Int[Array, "b"]) -> Float[Array, ""]:
-    """Cross-entropy, the mean over the batch. labels: the right class of each row."""
-    return optax.softmax_cross_entropy_with_integer_labels(at_least_float32(logits), labels).mean()
+def classification(
+    logits: Float[Array, "b c"],
+    *,
+    labels: Int[Array, "b"],
+    permutation: Int[Array, "b"] | None = None,
+    coefficients: Float[Array, "b"] | None = None,
+) -> Float[Array, ""]:
+    """Cross-entropy, the mean over the batch.
+
+    labels: the right class of each row.
+    permutation, coefficients: of rows that are mixtures, the row of the other part, and the share of their own, which
+        weigh the two classes (mixup, Zhang et al. 2018, eq. 1).
+    """
+    x = at_least_float32(logits)
+    own = optax.softmax_cross_entropy_with_integer_labels(x, labels)
+    if permutation is None or coefficients is None:
+        return own.mean()
+    share = coefficients.astype(x.dtype)
+    other = optax.softmax_cross_entropy_with_integer_labels(x, labels[permutation])
+    return (share * own + (1 - share) * other).mean()
 
 
 def consensus(logits: Float[Array, "b v"], *, counts: Int[Array, "b v"] | Float[Array, "b v"]) -> Float[Array, ""]:

@@ -68,6 +68,22 @@ def test_loss(loss):
         assert values == pytest.approx([values[0]] * len(values), rel=1e-3)
 
 
+def test_decode():
+    lines = run("decode")
+    measured = {
+        (x.get("decode"), x.get("resize"), x.get("scale", x.get("from"))): x for x in lines if "skipped" not in x
+    }
+    for x in measured.values():
+        positive(x, "best_ms", "median_ms")
+        assert x["best_ms"] <= x["median_ms"] and (x["db"] is None or x["db"] > 30)
+    for known in (("Pillow", None, "8/8"), (None, "Pillow, bicubic", "640 x 480")):
+        assert measured[known]["db"] is None  # what the others are compared with
+    for known in (("Pillow", None, "4/8"), (None, "Pillow, bicubic", "320 x 240"), ("simplejpeg", None, "4/8")):
+        assert measured[known]["db"] < 60
+    optional = {"OpenCV", "TurboJPEG", "OpenCV, area"}
+    assert all({x.get("decode"), x.get("resize")} & optional for x in lines if "skipped" in x)
+
+
 def test_save():
     (line,) = run("save")
     positive(line, "blocked_seconds", "written_seconds", "restored_seconds")

@@ -8,6 +8,7 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Iterator
 
 
 class Faults:
@@ -15,7 +16,8 @@ class Faults:
 
     plan: for each request in turn "500", "404", "reset" (half of the body, then RST), "short" (half of the body, then
         FIN), "few" (half of what was asked for, as if that were all), "slow" (half of the body, then nothing for a
-        while) or "" for a good answer; good ones after the last.
+        while), "drip" (half of the body, then byte by byte, a few of them a second) or "" for a good answer; good ones
+        after the last.
     """
 
     def __init__(self):
@@ -30,6 +32,26 @@ class Faults:
         with self.lock:
             self.requests.append(request)
             return self.plan.popleft() if self.plan else ""
+
+    def body(self, body: bytes, fault: str) -> Iterator[bytes]:
+        """What of a body gets through, piece by piece. Raises ConnectionResetError where it is to be reset."""
+        half = len(body) // 2 if fault else len(body)
+        yield body[:half]
+        if fault == "reset":
+            raise ConnectionResetError
+        if fault == "slow":
+            self.closing.wait(20)
+        elif fault == "drip":
+            for place in range(half, len(body)):
+                if self.closing.wait(0.1):
+                    break
+                yield body[place : place + 1]
+
+
+def reset(connection: socket.socket) -> None:
+    """Ends a connection by RST, not by FIN, as soon as nobody has it open."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
 
 
 def handler(folder: pathlib.Path, faults: Faults) -> type[http.server.BaseHTTPRequestHandler]:
@@ -72,15 +94,13 @@ def handler(folder: pathlib.Path, faults: Faults) -> type[http.server.BaseHTTPRe
             self.end_headers()
             if self.command == "HEAD":
                 return
-            self.wfile.write(body[: len(body) // 2] if fault else body)
-            self.wfile.flush()
-            if fault == "reset":
-                linger = struct.pack("ii", 1, 0)
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-                self.connection.close()
-            elif fault == "slow":
-                faults.closing.wait(20)
             self.close_connection = bool(fault)
+            try:
+                for piece in faults.body(body, fault):
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+            except ConnectionError:
+                reset(self.connection)
 
         def handle(self):
             with contextlib.suppress(OSError, ValueError):
@@ -125,16 +145,16 @@ def s3_server():
                 body = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
                 respond("503 Slow Down", [("Content-Length", str(len(body))), ("Content-Type", "application/xml")])
                 return [body]
-            if fault == "short":
-                body = b"".join(moto(environ, respond))
-                return [body[: len(body) // 2]]
-            if fault == "slow":
-                faults.closing.wait(20)
+            if fault:
+                return faults.body(b"".join(moto(environ, respond)), fault)
         return moto(environ, respond)
 
     class Quiet(WSGIRequestHandler):
         def log(self, *arguments):
             pass
+
+        def connection_dropped(self, error, environ=None):
+            reset(self.connection)
 
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=Quiet)
     server.daemon_threads = True

@@ -5,19 +5,24 @@ import multiprocessing
 import pathlib
 import pickle
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tensorflow_datasets
 
 from bigcl.data.convert import convert
-from bigcl.data.loader import Loader
+from bigcl.data.loader import BESIDE, Loader
+from bigcl.data.pipeline import open_pipeline
 from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
 from bigcl.data.sources.emoji import Emoji
 from bigcl.data.sources.openclipart import FOLDER, OpenClipart
 from bigcl.data.tokenizers import as_text
 from bigcl.data.transforms.image import DecodeImage, Resize
 from bigcl.data.transforms.text import Tokenize
+from bigcl.experiment import Experiment
 from bigcl.log import read_rows
+from bigcl.mesh import batch_sharding
 from bigcl.registry import build
 from bigcl.train import run
 from tests.data import formats
@@ -237,19 +242,48 @@ TOWERS = {
 }
 
 
-@pytest.mark.slow
-def test_training_is_the_same(part, rows, tmp_path):
+def training(source, rows, steps):
+    """A config that trains on a source."""
     texts = {"kind": "arrays", "arrays": {"text": [row["text"] for row in rows]}}
+    transforms = [{"kind": "resize", "size": [24, 24]}, {"kind": "tokenize", "length": 12}]
+    return {
+        "train": {"steps": steps, "batch": 16, "log_every": 1, "profile": 0},
+        "data": {"source": source, "transforms": transforms},
+        "tokenizer": {"kind": "bpe", "source": texts, "vocab_size": 300},
+        "task": {"kind": "two_tower", "towers": TOWERS},
+        "optim": {"optimizer": {"kind": "adamw"}, "lr": 1e-3},
+    }
+
+
+@pytest.fixture(scope="module")
+def two_steps(rows, tmp_path_factory):
+    """A function from a source to what two steps make of it, losses and parameters; and that of the reference."""
+    reference = arrayrecord(rows, tmp_path_factory.mktemp("reference"))
+    experiment = Experiment(**Experiment.resolve(training(reference, rows, 2)))
+    step, start, where = experiment.compile_step(), experiment.init(), batch_sharding(experiment.mesh)
+
+    def train(source):
+        loader, state, losses = open_pipeline(training(source, rows, 2)).loader, jax.tree.map(jnp.copy, start), []
+        for k in range(2):
+            batch = {k: jax.device_put(v, where) for k, v in loader.host_batch(k).items() if k not in BESIDE}
+            state, metrics = step(state, batch)
+            losses.append(float(metrics["loss"]))
+        return losses, jax.device_get(state.params)
+
+    return train, train(reference)
+
+
+def test_two_steps_of_training_are_the_same(part, two_steps):
+    train, (losses, parameters) = two_steps
+    found, trained = train(part)
+    assert found == losses and losses[0] != losses[1]
+    jax.tree.map(np.testing.assert_array_equal, trained, parameters)
+
+
+@pytest.mark.slow
+def test_runs_are_the_same(part, rows, tmp_path):
     logs = []
     for name, source in (("format", part), ("reference", arrayrecord(rows, tmp_path / "reference_data"))):
-        transforms = [{"kind": "resize", "size": [24, 24]}, {"kind": "tokenize", "length": 12}]
-        config = {
-            "train": {"steps": 6, "batch": 16, "log_every": 1, "profile": 0},
-            "data": {"source": source, "transforms": transforms},
-            "tokenizer": {"kind": "bpe", "source": texts, "vocab_size": 300},
-            "task": {"kind": "two_tower", "towers": TOWERS},
-            "optim": {"optimizer": {"kind": "adamw"}, "lr": 1e-3},
-        }
-        run(config, tmp_path / name)
+        run(training(source, rows, 6), tmp_path / name)
         logs.append([(r["step"], r["loss"], r["batch_hash"]) for r in read_rows(tmp_path / name / "metrics.jsonl")])
     assert logs[0] == logs[1] and len(logs[0]) == 6

@@ -13,11 +13,13 @@ import subprocess
 import sys
 import urllib.request
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcl.data import storage
+from bigcl.data.loader import Loader
 from bigcl.data.storage import Patience, StorageError
 from bigcl.registry import build
 from tests.data import test_formats
@@ -73,6 +75,13 @@ def s3(s3_endpoint):
     return client, faults
 
 
+class Pixels:
+    """The bytes of a picture as an array."""
+
+    def __call__(self, example, rng):
+        return {"image": np.frombuffer(example["image"], np.uint8)}
+
+
 class TestLocal:
     def test_spans(self, folder):
         path = str(folder / "data.bin")
@@ -117,13 +126,16 @@ class TestHTTP:
         assert len(faults.requests) == 2 + 3
         assert "attempt 2 of 6" in caplog.text and f"{url}, bytes 1000 to 70000" in caplog.text
 
-    def test_a_slow_body_is_given_up_and_asked_for_again(self, http):
+    @pytest.mark.parametrize("fault", ["slow", "drip"])
+    def test_a_slow_body_is_given_up_and_asked_for_again(self, http, fault):
         url, faults = http
-        faults.plan.append("slow")
+        faults.plan.append(fault)
         assert storage.read(url, 0, 90_000, dataclasses.replace(QUICK, request=0.5)) == DATA[:90_000]
         assert len(faults.requests) == 2
 
-    @pytest.mark.parametrize("fault, reason", [("500", "500"), ("reset", "ClientPayloadError"), ("slow", "Timeout")])
+    @pytest.mark.parametrize(
+        "fault, reason", [("500", "500"), ("reset", "ClientPayloadError"), ("slow", "Timeout"), ("drip", "Timeout")]
+    )
     def test_the_error_names_the_place(self, http, fault, reason):
         url, faults = http
         faults.plan.extend([fault] * 9)
@@ -205,20 +217,63 @@ class TestS3:
         for a, b in SPANS[:10]:
             assert storage.read("s3://bucket/dir/data.bin", a, b, QUICK) == DATA[a:b]
 
-    @pytest.mark.parametrize("fault", ["500", "503", "short", "slow"])
+    @pytest.mark.parametrize("fault", ["500", "503", "reset", "short", "slow", "drip"])
     def test_faults_are_outlived(self, s3, fault):
         _, faults = s3
         faults.plan.extend([fault, fault])
         patience = dataclasses.replace(QUICK, request=1.0)
         assert storage.read("s3://bucket/dir/data.bin", 1000, 90_000, patience) == DATA[1000:90_000]
-        assert not faults.plan
+        assert not faults.plan and len(faults.requests) == 3
 
-    def test_the_error_names_the_place(self, s3):
+    @pytest.mark.parametrize(
+        "fault, reason",
+        [
+            ("503", "Reduce your request rate"),
+            ("reset", "Payload|Connection|Response"),
+            ("short", "Payload|Incomplete|Response|bytes came"),
+            ("slow", "Timeout"),
+            ("drip", "Timeout"),
+        ],
+    )
+    def test_the_error_names_the_place(self, s3, fault, reason):
         _, faults = s3
-        faults.plan.extend(["503"] * 99)
-        with pytest.raises(StorageError, match=r"s3://bucket/dir/data.bin, bytes 5 to 900: given up") as caught:
-            storage.read("s3://bucket/dir/data.bin", 5, 900, QUICK)
-        assert str(caught.value).startswith(socket.gethostname()) and "Reduce your request rate" in str(caught.value)
+        faults.plan.extend([fault] * 9)
+        with pytest.raises(StorageError, match=reason) as caught:
+            storage.read("s3://bucket/dir/data.bin", 5, 900, dataclasses.replace(QUICK, request=0.5, attempts=3))
+        place = f"{socket.gethostname()}: s3://bucket/dir/data.bin, bytes 5 to 900: given up"
+        assert str(caught.value).startswith(place) and len(faults.requests) == 3
+
+    def test_threads_and_faults_at_random(self, s3):
+        _, faults = s3
+        draw = random.Random(1)
+        faults.plan.extend(draw.choice(["", "", "500", "reset", "short"]) for _ in range(60))
+        patience, spans = dataclasses.replace(QUICK, attempts=30), SPANS[::3]
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda span: storage.read("s3://bucket/dir/data.bin", *span, patience), spans))
+        assert found == [DATA[a:b] for a, b in spans] and len(faults.requests) > len(spans)
+
+    def test_an_epoch_of_shards_in_spite_of_faults(self, s3, tmp_path, monkeypatch):
+        """Each sample once, with its own bytes; and when the server fails for good, the shard and the bytes."""
+        client, faults = s3
+        monkeypatch.setenv("BIGCL_DATA", str(tmp_path / "cache"))
+        rows = [{"code": f"{i:04}", "image": bytes([i]) * 2000, "text": f"ä {i}"} for i in range(50)]
+        (tmp_path / "data").mkdir()
+        test_formats.webdataset(rows, tmp_path / "data")
+        for file in (tmp_path / "data").glob("*.tar"):
+            client.put_object(Bucket="bucket", Key=f"epoch/{file.name}", Body=file.read_bytes())
+        patience = dataclasses.asdict(dataclasses.replace(QUICK, request=1.0))
+        source = build("source", {"kind": "webdataset", "shards": "s3://bucket/epoch/", "patience": patience})
+        faults.plan.extend(["reset", "", "500", "slow", "", "", "short", "reset", ""] * 4)
+        loader, seen = Loader(source, [Pixels()], batch=10, seed=2), []
+        for step in range(5):
+            batch = loader.host_batch(step)
+            seen += batch["index"].tolist()
+            assert (batch["image"] == batch["index"][:, None]).all() and batch["image"].shape == (10, 2000)
+        assert sorted(seen) == list(range(50)) and not faults.plan
+        faults.plan.extend(["reset"] * 9)
+        shard, offset = source.place(30)
+        with pytest.raises(StorageError, match=rf"{socket.gethostname()}: {shard}, bytes {offset} to \d+: given up"):
+            source[30]
 
     def test_what_is_not_there(self, s3):
         with pytest.raises(FileNotFoundError):
@@ -250,7 +305,7 @@ class TestS3:
                 key = f"{kind}/{file.relative_to(tmp_path / 'data')}"
                 client.put_object(Bucket="bucket", Key=key, Body=file.read_bytes())
             source = build("source", {**local, "paths": f"s3://bucket/{kind}/"})
-            faults.plan.extend(["503", "", "500"])
+            faults.plan.extend(["503", "", "reset", "", "short"])
             assert [source[i] for i in range(40)] == [build("source", local)[i] for i in range(40)]
             assert not faults.plan
 

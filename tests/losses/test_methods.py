@@ -12,7 +12,7 @@ import pytest
 from bigcl.losses import infonce, multilinear, unique
 from bigcl.losses.classification import classification, consensus
 from bigcl.losses.grouping import grouping, multi_positive
-from bigcl.losses.mixup import draw_mixing, mix, mixup, soft_clip
+from bigcl.losses.mixup import draw_mixing, mix, mixture_contrast, mixup, soft_clip
 from bigcl.losses.multilinear import draw_permutations
 from bigcl.losses.supremix import contrast_counts, draw_coefficients, supremix
 from bigcl.mesh import batch_sharding, make_mesh, replicated
@@ -99,11 +99,14 @@ def naive_unique(z, scale, labels):
 
 
 def naive_mixup(z, scale, permutation, coefficients):
-    b = len(z[0])
     share = coefficients[:, None]
+    return naive_mixture(share * z[0] + (1 - share) * z[0][permutation], z[1], scale, permutation, coefficients)
+
+
+def naive_mixture(mixed, other, scale, permutation, coefficients):
     target = np.diag(coefficients)
-    target[np.arange(b), permutation] = 1 - coefficients
-    logits = scale * unit(share * z[0] + (1 - share) * z[0][permutation]) @ unit(z[1]).T
+    target[np.arange(len(mixed)), permutation] = 1 - coefficients
+    logits = scale * unit(mixed) @ unit(other).T
     return (cross_entropy(logits, target) + cross_entropy(logits.T, target.T)) / 2
 
 
@@ -201,6 +204,14 @@ CASES = {
         lambda rng, b: {"labels": rng.integers(-2, 4, b)},
     ),
     "mixup": Case(lambda z, s, **e: mixup(*z, s, **e), naive_mixup, towers(2), mixing),
+    "mixture_contrast": Case(
+        lambda z, s, permutation, coefficients: mixture_contrast(
+            *z, s, permutation=permutation, coefficients=coefficients
+        ),
+        lambda z, s, permutation, coefficients: naive_mixture(z[0], z[1], s, permutation, coefficients),
+        towers(2),
+        mixing,
+    ),
     "soft_clip": Case(lambda z, s: soft_clip(*z, s), naive_soft_clip, towers(2)),
     "multi_positive": Case(
         lambda z, s: multi_positive(*z, scale=s),
@@ -215,6 +226,16 @@ CASES = {
         lambda z, s, labels: cross_entropy(z[0], jnp.eye(z[0].shape[1])[labels]),
         towers(1),
         lambda rng, b: {"labels": rng.integers(0, 3, b)},
+    ),
+    "classification-mixed": Case(
+        lambda z, s, **e: classification(*z, **e),
+        lambda z, s, labels, permutation, coefficients: cross_entropy(
+            z[0],
+            coefficients[:, None] * np.eye(z[0].shape[1])[labels]
+            + (1 - coefficients[:, None]) * np.eye(z[0].shape[1])[labels[permutation]],
+        ),
+        towers(1),
+        lambda rng, b: {"labels": rng.integers(0, 3, b), **mixing(rng, b)},
     ),
     "consensus": Case(
         lambda z, s, counts: consensus(*z, counts=counts),

@@ -12,6 +12,7 @@ import scipy.signal
 from jaxtyping import Float, Float32
 
 from bigcl.data.sources import BadRecord, Example
+from bigcl.registry import ConfigError
 
 Sound = Float32[np.ndarray, " samples"]
 _LIMIT = 2**28
@@ -115,7 +116,7 @@ PRESETS = {"whisper": WHISPER, "clap": CLAP}
 
 
 class LogMel:
-    """float32 [samples] -> log-mel spectrogram, float32 [frames, mels], on the host; `log_mel` does it in the step.
+    """float32 [samples] -> log-mel spectrogram, float32 [frames, mels].
 
     preset: "whisper" (16 kHz, 80 bands) or "clap" (48 kHz, 64 bands).
     mels: another number of bands.
@@ -133,6 +134,23 @@ class LogMel:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         return {**example, self.key: log_mel(example[self.key], self.mel, np)}
+
+
+class DeviceLogMel(LogMel):
+    """The same of a whole batch within the step, float32 [b, samples] -> [b, frames, mels]; in evaluations too, so that
+    the transforms of neither make spectrograms. See `bigcl.data.transforms.device`."""
+
+    gives: tuple[str, ...] = ()
+
+    def __call__(self, batch: dict[str, Any], rng: Any) -> dict[str, Any]:
+        if self.key not in batch:
+            return batch
+        if (wave := batch[self.key]).ndim != 2:
+            raise ConfigError(
+                f"data.device: log_mel makes spectrograms of sounds, [b, samples], and {self.key!r} is "
+                f"{list(wave.shape)}; leave log_mel out of the transforms"
+            )
+        return {**batch, self.key: log_mel(wave, self.mel)}
 
 
 def log_mel(wave: Float[Any, "*b samples"], mel: Mel = WHISPER, xp: Any = None) -> Float[Any, "*b frames mels"]:

@@ -1,67 +1,159 @@
-"""What pays on the accelerator: functions of whole batches in JAX, for the step."""
+"""Transforms that pay on the accelerator: functions of the global batch, in JAX, within the step.
 
-from collections.abc import Sequence
+A device transform is a callable `transform(batch, rng) -> batch`. What it draws comes from `rng`, a function of (seed,
+step), for all rows at once: the same on any mesh, in any micro-batches, and when a run is resumed. In an evaluation
+`rng` is None: what is random leaves the batch as it is, and keys that a batch lacks are passed over.
+
+`gives` names the arrays that one adds, which a loss has to take.
+
+Pixels need none: towers normalise uint8 pictures themselves, by their own `mean` and `std`.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped, UInt8
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
-Images = Float[Array, "b h w c"]
+from bigcl import registry
+from bigcl.registry import ConfigError, Part
 
-
-def normalize(
-    images: UInt8[Array, "b h w c"], mean: Sequence[float], std: Sequence[float], dtype=jnp.float32
-) -> Images:
-    """Pixels from [0, 255] to (pixel / 255 - mean) / std, by channel."""
-    scale = 1 / (255 * jnp.asarray(std, jnp.float32))
-    offset = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
-    return (images.astype(jnp.float32) * per_channel(scale) - per_channel(offset)).astype(dtype)
+Batch = dict[str, Array]
 
 
-def per_channel(values: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
-    """Values of channels, to go with images."""
-    return values[None, None, None, :]
+class DeviceTransform(Protocol):
+    """A function of the global batch. key: of the batch, what it is about."""
+
+    key: str
+    gives: tuple[str, ...]
+
+    def __call__(self, batch: Batch, rng: Key[Array, ""] | None, /) -> Batch: ...
 
 
-def random_flip(images: Shaped[Array, "b h w c"], rng: PRNGKeyArray) -> Shaped[Array, "b h w c"]:
-    """Mirrors each image left and right with probability 1/2."""
-    return jnp.where(jax.random.bernoulli(rng, 0.5, (len(images), 1, 1, 1)), images[:, :, ::-1], images)
+class RandomFlip:
+    """Mirrors left and right in half of the cases. Not for pictures that bear text or a direction."""
+
+    gives: tuple[str, ...] = ()
+
+    def __init__(self, key: str = "image"):
+        self.key = key
+
+    def __call__(self, batch: Batch, rng: Key[Array, ""] | None) -> Batch:
+        if rng is None:
+            return batch
+        images = batch[self.key]
+        mirrored = jax.random.bernoulli(rng, 0.5, (len(images), *[1] * (images.ndim - 1)))
+        return {**batch, self.key: jnp.where(mirrored, images[..., ::-1, :], images)}
 
 
-def mixup(images: Images, rng: PRNGKeyArray, alpha: float = 0.2) -> tuple[Images, Float[Array, " b"]]:
-    """Mixes each image with the one before it in the batch (Zhang et al. 2018, "mixup", eq. 1; for contrastive losses
-    i-Mix, Lee et al. 2021).
+class Mixup:
+    """Mixes each image with the one before it in the batch (Zhang et al. 2018, "mixup", eq. 1; of images that are
+    contrasted, i-Mix, Lee et al. 2021).
 
-    The batch is in random order already, and of neighbours only one row has to go from device to device. Returns
-    `share * image[i] + (1 - share) * image[i - 1]` and the shares, from Beta(alpha, alpha): the weight of target i,
-    where i - 1 has the rest.
+    The batch is in random order already, and of neighbours only one row has to go from device to device. With shares
+    from Beta(alpha, alpha), image i becomes `share[i] * image[i] + (1 - share[i]) * image[i - 1]`.
+
+    Adds `<key>_partner` (int32 [b]), the row of the other image, and `<key>_share` (float32 [b]), the weight of target
+    i; that of the partner is the rest.
     """
-    share = jax.random.beta(rng, alpha, alpha, (len(images),), jnp.float32)
-    weight = share[:, None, None, None].astype(images.dtype)
-    return weight * images + (1 - weight) * jnp.roll(images, 1, axis=0), share
+
+    def __init__(self, alpha: float = 0.2, key: str = "image"):
+        self.alpha, self.key, self.gives = alpha, key, shares(key)
+
+    def __call__(self, batch: Batch, rng: Key[Array, ""] | None) -> Batch:
+        if rng is None:
+            return batch
+        images = batch[self.key]
+        share = jax.random.beta(rng, self.alpha, self.alpha, (len(images),), jnp.float32)
+        return {**batch, self.key: blend(images, share), **partners(self.key, share)}
 
 
-def cutmix(
-    images: Shaped[Array, "b h w c"], rng: PRNGKeyArray, alpha: float = 1.0
-) -> tuple[Shaped[Array, "b h w c"], Float[Array, " b"]]:
+class CutMix:
     """Puts a rectangle of the image before it in the batch into each image (Yun et al. 2019, "CutMix", eqs. 1 and 2).
 
-    The rectangle has the picture's shape and 1 - Beta(alpha, alpha) of its area, less what sticks out. Returns the
-    images and the share of pixels that stayed: the weight of target i, where i - 1 has the rest.
+    The rectangle has the picture's shape and 1 - Beta(alpha, alpha) of its area, less what sticks out. Adds
+    `<key>_partner` and `<key>_share` as `Mixup` does; the share is that of the pixels that stayed.
     """
-    count, height, width, _ = images.shape
-    area_rng, row_rng, column_rng = jax.random.split(rng, 3)
-    side = jnp.sqrt(1 - jax.random.beta(area_rng, alpha, alpha, (count,), jnp.float32))
-    inside_rows = covered(height, side, row_rng)
-    inside_columns = covered(width, side, column_rng)
-    inside = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
-    share = 1 - inside_rows.mean(axis=1) * inside_columns.mean(axis=1)
-    return jnp.where(inside, jnp.roll(images, 1, axis=0), images), share
+
+    def __init__(self, alpha: float = 1.0, key: str = "image"):
+        self.alpha, self.key, self.gives = alpha, key, shares(key)
+
+    def __call__(self, batch: Batch, rng: Key[Array, ""] | None) -> Batch:
+        if rng is None:
+            return batch
+        images = batch[self.key]
+        count, height, width, _ = images.shape
+        area_rng, row_rng, column_rng = jax.random.split(rng, 3)
+        side = jnp.sqrt(1 - jax.random.beta(area_rng, self.alpha, self.alpha, (count,), jnp.float32))
+        inside_rows, inside_columns = covered(height, side, row_rng), covered(width, side, column_rng)
+        inside = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
+        share = 1 - inside_rows.mean(axis=1) * inside_columns.mean(axis=1)
+        pasted = jnp.where(inside, jnp.roll(images, 1, axis=0), images)
+        return {**batch, self.key: pasted, **partners(self.key, share)}
 
 
-def covered(length: int, share: Float[Array, " b"], rng: PRNGKeyArray) -> Shaped[Array, "b n"]:
+def shares(key: str) -> tuple[str, str]:
+    """What mixtures of `key` add to a batch."""
+    return f"{key}_partner", f"{key}_share"
+
+
+def partners(key: str, share: Float[Array, "b"]) -> Batch:
+    """The arrays of `shares`, for rows that are mixed with the one before."""
+    return dict(zip(shares(key), (jnp.roll(jnp.arange(len(share)), 1), share), strict=True))
+
+
+def blend(images: Shaped[Array, "b ..."], share: Float[Array, "b"]) -> Shaped[Array, "b ..."]:
+    """Each image with the one before; integers are rounded."""
+    own, other = (x.astype(jnp.float32) for x in (images, jnp.roll(images, 1, axis=0)))
+    weight = share.reshape(-1, *[1] * (images.ndim - 1))
+    mixed = weight * own + (1 - weight) * other
+    return (mixed if jnp.issubdtype(images.dtype, jnp.floating) else jnp.round(mixed)).astype(images.dtype)
+
+
+def covered(length: int, share: Float[Array, "b"], rng: Key[Array, ""]) -> Bool[Array, "b n"]:
     """Which of `length` pixels lie in an interval of a share of them about a pixel drawn evenly."""
     half = jnp.floor(share * length / 2).astype(jnp.int32)
     middle = jax.random.randint(rng, share.shape, 0, length)
     places = jnp.arange(length)[None, :]
     return (places >= (middle - half)[:, None]) & (places < (middle + half)[:, None])
+
+
+def transform(
+    transforms: Sequence[DeviceTransform], batch: Mapping[str, Array], rng: Key[Array, ""] | None = None
+) -> Batch:
+    """The batch after all of them. rng: of the step, which is not drawn from here where it is for examples and losses
+    (see `bigcl.state.make_step`); None for an evaluation."""
+    result, rows = dict(batch), len(next(iter(batch.values())))
+    for place, function in enumerate(transforms):
+        result = function(result, None if rng is None else jax.random.fold_in(rng, rows + 1 + place))
+    return result
+
+
+def build(parts: Sequence[Part]) -> list[DeviceTransform]:
+    """The transforms of a list of parts. Raises ConfigError for two that give the same array."""
+    made: list[DeviceTransform] = [registry.build("device_transform", part) for part in parts]
+    for place, function in enumerate(made):
+        if twice := {name for other in made[:place] for name in other.gives} & set(function.gives):
+            raise ConfigError(
+                f"data.device[{place}]: an earlier one gives {min(twice)!r} already; a picture is mixed once"
+            )
+    return made
+
+
+def check(transforms: Sequence[DeviceTransform], example: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a key that batches do not have, and for what is given and no loss takes.
+
+    example: what batches hold.  taken: what the task reads.
+    """
+    for place, function in enumerate(transforms):
+        if function.key not in example:
+            raise ConfigError(
+                f"data.device[{place}].key: no {function.key!r} in a batch; {registry.nearest(function.key, example)}"
+            )
+        if unread := [name for name in function.gives if name not in taken]:
+            raise ConfigError(
+                f"data.device[{place}]: no loss takes {' and '.join(map(repr, unread))}, the targets of the mixtures; "
+                'mixture_contrast and classification do, as "with": '
+                f'{{"permutation": "{function.gives[0]}", "coefficients": "{function.gives[1]}"}}'
+            )
