@@ -17,14 +17,13 @@ from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from bigcl import rules
-from bigcl.host import everywhere
+from bigcl.host import everywhere, gathered
+from bigcl.outcome import NotSaved, Outcome
 from bigcl.state import Arrays, TrainState
+from bigcl.watchdog import SWEEP, Deadlines
 
-ATTEMPTS = 3
-"""Orbax tells of a failed save twice, from two of its threads, each time in the place of the next one."""
-
-SWEEP_SECONDS = 10
-"""For so long the files of a failed save are removed again when its threads write more."""
+TOLD = 3
+"""So often at most Orbax tells of a failed save, from several of its threads."""
 
 
 class CheckpointError(RuntimeError):
@@ -72,6 +71,7 @@ class Checkpoints:
     keep_every: steps that are multiples of this stay too, for ever.
     best: an evaluation metric such as "eval/retrieval/text_to_image/recall@1", by which the best one stays too;
         `best_is` says whether "highest" or "lowest" is best. Numbers come by `rate`.
+    deadline: seconds within which all processes must have written their parts.
     read_only: nothing is created, removed or written, so that a run in progress is not disturbed.
     """
 
@@ -83,6 +83,7 @@ class Checkpoints:
         keep_every: int | None = None,
         best: str | None = None,
         best_is: str = "highest",
+        deadline: float = Deadlines.save,
         read_only: bool = False,
     ):
         if read_only and not directory.is_dir():
@@ -91,7 +92,9 @@ class Checkpoints:
         self.scores: dict[int, float] = {}
         policies = [LatestN(2), BestScore(self.scores), *([EveryNSteps(keep_every)] if keep_every else [])]
         policies += [LatestSlots(slots)] if slots else []
+        self.outcome = Outcome() if jax.process_count() > 1 and not read_only else None
         options = ocp.CheckpointManagerOptions(
+            async_options=ocp.AsyncOptions(timeout_secs=max(1, int(deadline)), barrier_sync_fn=self.outcome),
             preservation_policy=AnyPreservationPolicy(policies),
             read_only=read_only,
             create=not read_only,
@@ -125,38 +128,54 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing and returns when the arrays are copied; the state may then be overwritten. If the save before
-        this one has failed meanwhile, what it left is removed, and that is said.
+        this one has failed meanwhile, on any process, there is none of that step on all of them, and that is said.
 
-        Raises CheckpointError if this save cannot begin.
+        Raises CheckpointError if this save cannot begin. Of several processes one alone could not go on then: it ends
+        with whatever it was.
         """
+        failure = self.settle()
         if step == self.latest():
             return
         arrays = rules.flatten(state)
         sums = {k: int(v) for k, v in jax.device_get(checksums(arrays)).items()}
-        failure: CheckpointError | None = None
-        for _ in range(ATTEMPTS):
+        if self.outcome is not None:
+            self.outcome.begin()
+        with writing() if self.outcome is None else contextlib.nullcontext():
+            self.manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata={"checksums": sums})
+        if failure:
+            say(f"warning: {failure}; step {step} is saved instead")
+
+    def settle(self) -> str:
+        """Waits for the save in progress; each process must call. If it failed, what it left is removed, which may be
+        what fills the disk, and the reasons of all processes are returned."""
+        reasons = [part.decode() for part in gathered(self.failure().encode())]
+        if not any(reasons):
+            return ""
+        self.sweep()
+        self.manager.reload()
+        if len(reasons) == 1:
+            return reasons[0]
+        told = {f"process {i}": reason for i, reason in enumerate(reasons) if reason}
+        first = {process: reason for process, reason in told.items() if NotSaved.__name__ not in reason}
+        return "; ".join(f"{process}: {reason}" for process, reason in (first or told).items())
+
+    def failure(self) -> str:
+        """Waits for this process's part of the save in progress. Says what it failed with, if it did."""
+        reason = ""
+        for _ in range(TOLD):
             try:
                 with writing():
                     self.manager.wait_until_finished()
-                    self.manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata={"checksums": sums})
+                    self.manager.check_for_errors()
                 break
             except CheckpointError as error:
-                failure = failure or error
-                self.sweep()
-        else:
-            assert failure is not None
-            raise failure
-        if failure is not None:
-            say(f"warning: {failure}; step {step} is saved instead")
+                reason = reason or str(error)
+        return reason
 
     def sweep(self) -> None:
-        """Removes what saves that failed have left, which may be what fills the disk. Threads of such a save may go on
-        writing files for a while after another of them has failed, so that removal is tried again."""
-        for _ in range(ATTEMPTS):
-            with contextlib.suppress(CheckpointError), writing():
-                self.manager.wait_until_finished()
-                break
-        deadline = time.monotonic() + SWEEP_SECONDS
+        """Removes what saves that failed have left. Threads of such a save may go on writing files for a while after
+        another of them has failed, so that removal is tried again."""
+        deadline = time.monotonic() + SWEEP
         while jax.process_index() == 0 and (left := [*self.manager.directory.glob("*.orbax-checkpoint-tmp")]):
             for partial in left:
                 shutil.rmtree(partial, ignore_errors=True)

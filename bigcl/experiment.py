@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+import json
 import pathlib
 import platform
 import re
@@ -25,7 +26,7 @@ from bigcl.data import mixture
 from bigcl.data.loader import BESIDE, Loader
 from bigcl.data.order import batch_hash
 from bigcl.data.sources import place as place_of
-from bigcl.data.sources import source_name
+from bigcl.data.sources import source_extent, source_name
 from bigcl.data.transforms import device
 from bigcl.encoder import Encoder, compile_encoder, compute_dtype
 from bigcl.mesh import batch_sharding, make_mesh, place, replicated, shard_largest
@@ -37,7 +38,7 @@ from bigcl.towers.layers import Stack
 from bigcl.watchdog import Deadlines
 
 SHOWN = 64
-"""Examples whose places all processes compare."""
+"""Examples of the first batch, and of all data, whose places all processes compare."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -270,14 +271,23 @@ class Experiment:
             **versions,
         }
 
-    def data_identity(self) -> list[Any]:
+    def data_identity(self) -> dict[str, Any]:
         """What tells the data and their order from others: all processes must read the same. Copies of the files may
-        differ in age and folder; name, size, the first batch, and where its examples lie may not."""
-        first = self.loader.indices(0)
-        places = [place_of(self.source, int(i)) for i in first[:SHOWN]]
+        differ in age; names and sizes of the files, the order, and where examples lie may not: those of the first
+        batch, and some from all over the data."""
+        first, size = self.loader.indices(0), len(self.source)
+        spread = np.linspace(0, size - 1, min(size, SHOWN)).astype(int)
+        places = [place_of(self.source, int(i)) for i in (*first[:SHOWN], *spread)]
         where = repr([(pathlib.PurePath(shard or "").name, offset) for shard, offset in places])
         hashed = hashlib.sha256(where.encode()).hexdigest()[:16]
-        return [source_name(self.source), self.loader.size, batch_hash(first), hashed]
+        files = hashlib.sha256(json.dumps(source_extent(self.source), sort_keys=True).encode()).hexdigest()[:16]
+        return {
+            "source": source_name(self.source),
+            "examples": self.loader.size,
+            "files": files,
+            "order": batch_hash(first),
+            "places": hashed,
+        }
 
     def mesh_identity(self) -> dict[str, Any]:
         """The mesh and its devices, in their order."""
@@ -429,6 +439,7 @@ class Experiment:
             keep_every=options.keep_every,
             best=options.best,
             best_is=options.best_is,
+            deadline=self.deadlines.save,
             read_only=read_only,
         )
 

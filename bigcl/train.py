@@ -10,6 +10,7 @@ from bigcl import host
 if __name__ == "__main__":
     host.prepare()
 
+import contextlib
 import json
 import os
 import pathlib
@@ -26,9 +27,6 @@ from bigcl import config as configs
 from bigcl.files import check_writable
 from bigcl.registry import ConfigError
 
-PATIENCE = 60.0
-"""Seconds by which JAX waits longer for processes than the watchdog, which can say who is missing."""
-
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives: config, metrics, checkpoints, report.", required=True
 )
@@ -40,7 +38,7 @@ def main(argv: list[str]) -> None:
     from bigcl.data.quarantine import TooManyBadRecords
     from bigcl.data.sources import BadRecord
     from bigcl.divergence import Diverged
-    from bigcl.trainer import Interrupted
+    from bigcl.notice import Interrupted
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells at length of every save
     again = " ".join(["python -m bigcl.train", *sys.argv[1:]])
@@ -68,8 +66,9 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
     import jax
 
     from bigcl.experiment import Experiment
+    from bigcl.notice import PREEMPTION, Notice
     from bigcl.trainer import Trainer
-    from bigcl.watchdog import Deadlines, Watchdog
+    from bigcl.watchdog import LATER, Deadlines, Watchdog
 
     config = stages.resolved(config)
     configs.check_given(config)
@@ -82,16 +81,20 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
     parts = parts or [(config, workdir)]
     host.configure_jax()
     start = Deadlines(**parts[0][0]["deadlines"]).start
-    with Watchdog(workdir, *host.place_in_job(os.environ)) as watchdog:
-        watchdog.doing("joining the other processes", start)
-        host.join_cluster(start + PATIENCE)
-    for part, folder in parts:
-        with Watchdog(folder, jax.process_index(), jax.process_count()) as watchdog:
-            watchdog.doing("agreeing with the other processes", start)
-            host.agree({"config": part, "workdir": str(folder), "versions": host.versions()})
-            experiment = Experiment(**part)
-            check(experiment)
-            complete(Trainer(experiment, folder, watchdog), part, report)
+    with contextlib.ExitStack() as stack:
+        notice = stack.enter_context(Notice().kept(*PREEMPTION))
+        with Watchdog(workdir, *host.place_in_job(os.environ)) as watchdog:
+            watchdog.doing("joining the other processes", start)
+            host.join_cluster(start + LATER)
+        stack.enter_context(notice.kept(*PREEMPTION))  # again: with several processes JAX has taken SIGTERM for itself
+        for part, folder in parts:
+            with Watchdog(folder, jax.process_index(), jax.process_count()) as watchdog:
+                watchdog.doing("agreeing with the other processes", start)
+                host.agree({"config": part, "workdir": str(folder), "versions": host.versions()})
+                experiment = Experiment(**part)
+                check(experiment)
+                notice.obey("before training")
+                complete(Trainer(experiment, folder, watchdog, notice), part, report)
 
 
 def check(experiment: Any) -> None:
@@ -123,6 +126,7 @@ def complete(trainer: Any, config: dict[str, Any], with_report: bool = True) -> 
     announce(config, experiment, workdir)
     began = time.monotonic()
     state = trainer.run(state)
+    trainer.notice.obey(f"after step {steps}, before the report")
     trainer.watchdog.doing("the report", experiment.deadlines.evaluation)
     if done < steps:
         print(f"trained to step {steps} in {time.monotonic() - began:.0f} s")
@@ -131,16 +135,18 @@ def complete(trainer: Any, config: dict[str, Any], with_report: bool = True) -> 
 
 
 def announce(config: dict[str, Any], experiment: Any, workdir: pathlib.Path) -> None:
-    """Writes `config.json` and `tokenizer.json`; prints what is about to be trained, on what, and what was derived."""
+    """Writes `config.json`, `data.json` and `tokenizer.json`; prints what changed since the
+    run began, what is about to be trained, on what, and what was derived."""
     import jax
 
-    path = workdir / "config.json"
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
-        changed = configs.differences(json.loads(path.read_text()), config) if path.exists() else []
-        for line in changed:
-            print(f"config changed since this run began: {line}")
-        configs.save(config, path)
+        for what, now in (("config", config), ("data", experiment.data_identity())):
+            path = workdir / f"{what}.json"
+            changed = configs.differences(json.loads(path.read_text()), now) if path.exists() else []
+            for line in changed:
+                print(f"{what} changed since this run began: {line}")
+            configs.save(now, path)
         configs.save(experiment.environment(), workdir / "environment.json")
         if experiment.tokenizer is not None:
             experiment.tokenizer.save(workdir / "tokenizer.json")

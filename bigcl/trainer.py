@@ -4,8 +4,7 @@ import contextlib
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,33 +32,25 @@ from bigcl.hooks import (
 from bigcl.host import agreed
 from bigcl.log import Log, read_rows
 from bigcl.mesh import batch_sharding, replicated
+from bigcl.notice import PREEMPTION, Interrupted, Notice
 from bigcl.state import TrainState
 from bigcl.tasks.task import Batch, Metrics
-from bigcl.watchdog import Watchdog
+from bigcl.watchdog import AGREE, Watchdog
 
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-class Interrupted(RuntimeError):
-    """The run was asked to stop by a signal, and has saved."""
-
-    def __init__(self, message: str, number: int):
-        super().__init__(message)
-        self.signal = number
-
-
-AGREE_SECONDS = 5.0
-"""Between two questions of all processes whether one of them was asked to stop."""
-
-
 class Trainer:
-    """Trains an experiment in a workdir, from wherever the last call left it."""
+    """Trains an experiment in a workdir, from wherever the last call left it.
 
-    def __init__(self, experiment: Experiment, workdir: pathlib.Path, watchdog: Watchdog):
+    notice: what asks the run to stop, kept since the process began.
+    """
+
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path, watchdog: Watchdog, notice: Notice | None = None):
         self.experiment, self.workdir, self.steps = experiment, workdir, experiment.train.steps
         self.watchdog, self.deadlines = watchdog, experiment.deadlines
         self.checkpoints = experiment.checkpoints(workdir)
-        self.signal = 0  # the one that asked to stop, if any
+        self.notice = notice or Notice()
 
     def restore_or_init(self) -> TrainState:
         """The state to go on from. In this order:
@@ -86,8 +77,7 @@ class Trainer:
         return experiment.begin(state.replace(params=params, ema=ema))
 
     def run(self, state: TrainState) -> TrainState:
-        """Trains from `state` to the last step. Raises Interrupted after SIGINT, SIGTERM or SIGUSR1, once the state is
-        saved."""
+        """Trains from `state` to the last step. Raises Interrupted when asked to stop, once the state is saved."""
         while True:
             try:
                 return self.go_on(state)
@@ -115,18 +105,20 @@ class Trainer:
         feed = Feed(self.experiment.loader.batches(start), batch_sharding(self.experiment.mesh))
         hooks = self.hooks(log, Meter(self.experiment, feed, start, self.watchdog), rows)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(self.notice.kept(signal.SIGINT, *PREEMPTION))  # until all is closed
             for thing in (log, self.checkpoints, feed):
                 stack.callback(thing.close)
             stack.callback(self.watchdog.doing, "writing the last checkpoint", self.deadlines.save)
             self.catch_up(start, state, hooks)
             if start >= self.steps:
                 return state
-            stack.enter_context(self.signals())
+            self.notice.obey(f"before step {start + 1} of {self.steps}")
             self.watchdog.doing("compiling", self.deadlines.start)
             began = time.perf_counter()
             step_function = self.experiment.compile_step()
             began_by = f"resuming after step {start}" if start else "starting"
             log.say(f"compiled in {time.perf_counter() - began:.1f} s; {began_by}")
+            self.notice.obey(f"before step {start + 1} of {self.steps}")
             return self.loop(step_function, state, feed, hooks)
 
     def loop(self, step_function: StepFunction, state: TrainState, feed: Feed, hooks: list[Hook]) -> TrainState:
@@ -148,7 +140,7 @@ class Trainer:
                 raise
             if self.stopping(step):
                 self.checkpoints.save(step, state)
-                raise Interrupted(f"stopped after step {step} of {self.steps}, and saved", self.signal)
+                raise Interrupted(f"stopped after step {step} of {self.steps}, and saved", self.notice.signal)
         return state
 
     def hooks(self, log: Log, meter: Meter, rows: list[dict[str, Any]]) -> list[Hook]:
@@ -173,23 +165,13 @@ class Trainer:
 
     def catch_up(self, step: int, state: TrainState, hooks: list[Hook]) -> None:
         """Evaluates a restored state: where the run ended after it was saved and before it was evaluated, and at the
-        end, for the report shows what the evaluators see."""
+        end, for the report shows what the evaluators see. Between evaluators it may be asked to stop."""
         for hook in hooks:
             if not isinstance(hook, Evaluate) or not step or not self.due(hook, step):
                 continue
             if step == self.steps or agreed(not hook.knows(step)):
+                self.notice.obey(f"before {hook.name} was evaluated at step {step}")
                 hook(step, state, {})
-
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """SIGINT, and what schedulers send before they take a machine away, end the run after the step in progress."""
-        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-        previous = {s: signal.signal(s, self.ask_to_stop) for s in wanted}
-        try:
-            yield
-        finally:
-            for s, handler in previous.items():
-                signal.signal(s, handler)
 
     def stopping(self, step: int) -> bool:
         """Whether to stop after this step. Several processes agree on it every few seconds, at steps that follow from
@@ -198,13 +180,7 @@ class Trainer:
             if step < self.ask_at:
                 return False
             pace = (time.monotonic() - self.asked[1]) / (step - self.asked[0])
-            said = multihost_utils.process_allgather(np.array([self.signal, pace], np.float32))
-            self.signal = int(said[:, 0].max())
-            self.asked, self.ask_at = (step, time.monotonic()), step + max(1, int(AGREE_SECONDS / said[:, 1].max()))
-        return self.signal > 0 and step < self.steps
-
-    def ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        """The first signal ends the run after the step in progress, a second Ctrl-C at once."""
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = self.signal or number
+            said = multihost_utils.process_allgather(np.array([self.notice.signal, pace], np.float32))
+            self.notice.signal = int(said[:, 0].max())
+            self.asked, self.ask_at = (step, time.monotonic()), step + max(1, int(AGREE / said[:, 1].max()))
+        return self.notice.signal > 0 and step < self.steps

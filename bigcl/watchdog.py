@@ -24,13 +24,22 @@ STDERR = 2
 BEAT = 10.0
 """Seconds between two signs of life."""
 
+LATER = 60.0
+"""Seconds by which JAX waits longer for processes to come than the watchdog, which can say who is missing."""
+
+AGREE = 5.0
+"""Seconds between two questions of all processes whether one of them was asked to stop."""
+
+SWEEP = 10.0
+"""Seconds for which the files of a failed save are removed again when its threads write more."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Deadlines:
     """The section `deadlines` of a config: all that a run waits for, in seconds.
 
     start: for all processes to come, to agree, to restore and to compile.  step: between two steps, the input and the
-    exchange with other processes included.  save: to copy the state and, after the last step or a signal, to write it.
+    exchange with other processes included.  save: to copy the state, and for all processes to write their parts of it.
     evaluation: one evaluator.
     """
 

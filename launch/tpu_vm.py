@@ -214,9 +214,12 @@ def watch(tpu: Slice) -> int | None:
 
 def collect(tpu: Slice, folder: pathlib.Path) -> None:
     """Copies the log of each host to `folder/worker-N.log`."""
+    logs = [tpu.ssh("cat ~/bigcl-job/train.log", str(i)) for i in range(tpu.hosts())]
+    if tpu.dry_run:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    for i in range(tpu.hosts()):
-        (folder / f"worker-{i}.log").write_text(tpu.ssh("cat ~/bigcl-job/train.log", str(i)))
+    for i, log in enumerate(logs):
+        (folder / f"worker-{i}.log").write_text(log)
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, Arguments]:
@@ -256,7 +259,9 @@ def main(argv: Sequence[str]) -> int:
         elif args.do == "stop":
             tpu.ssh(STOP)
         elif args.do == "status":
-            print(tpu.state(), *([] if tpu.dry_run else tpu.statuses()), sep="\n")
+            found = [tpu.state(), *tpu.statuses()]
+            if not tpu.dry_run:
+                print(*found, sep="\n")
         else:
             tpu.delete()
         return 0

@@ -14,6 +14,7 @@ from bigcl.interop.model import load_arrays
 from bigcl.mesh import make_mesh
 from bigcl.registry import ConfigError
 from bigcl.train import run
+from tests.faults import tiny
 from tests.problems import MLPS, Problem, batches
 
 BEST = "eval/retrieval/text_to_image/recall@1"
@@ -227,6 +228,48 @@ def test_a_checksum_is_the_same_on_any_mesh():
     mesh = make_mesh(data=2, fsdp=4)
     there = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "fsdp")))
     assert checksums({"x": there})["x"] == checksums({"x": jnp.asarray(x)})["x"]
+
+
+MESHES = {"data": {}, "fsdp": {"fsdp": 8}, "tensor": {"tensor": 2, "fsdp": 4}}
+
+
+@pytest.mark.parametrize("there", ["fsdp", "tensor"])
+def test_a_state_is_restored_exactly_on_another_mesh_and_back(tmp_path, there):
+    """Parameters, moments, average and counters, each in its place on the eight devices of the mesh."""
+    tower = {"width": 64, "depth": 2, "heads": 2, "embed_dim": 8}
+    config = {
+        "train": {"steps": 1, "batch": 16, "ema": 0.9},
+        "data": {"source": tiny.get_config().to_dict()["data"]["source"]},
+        "task": {
+            "kind": "two_tower",
+            "towers": {
+                "image": {"kind": "vit", "image_size": 8, "patch": 4, "pool": "mean", **tower},
+                "text": {"kind": "text", "vocab": 64, "length": 6, **tower},
+            },
+        },
+        "optim": {"lr": 1e-3},
+    }
+    home, away = (Experiment(**config, mesh=MESHES[name]) for name in ("data", there))
+    rng, shapes = np.random.default_rng(0), home.state_shapes
+    state = jax.tree.map(lambda x: jax.device_put(arbitrary(rng, x), x.sharding), shapes)
+    for experiment, name in ((away, "away"), (home, "home")):
+        checkpoints = Checkpoints(tmp_path / name)
+        checkpoints.save(1, state)
+        checkpoints.close()
+        moved = Checkpoints(tmp_path / name).restore(experiment.state_shapes)
+        assert same(moved, state)
+        for x, shape in zip(jax.tree.leaves(moved), jax.tree.leaves(experiment.state_shapes), strict=True):
+            assert x.sharding == shape.sharding and len(x.sharding.device_set) == 8
+        axes = {axis for x in jax.tree.leaves(moved) for axis in jax.tree.leaves(tuple(x.sharding.spec))}
+        assert {a for a in axes if experiment.mesh.shape[a] > 1} == ({there, "fsdp"} if experiment is away else set())
+        state = moved
+
+
+def arbitrary(rng, like):
+    """An array of any bits that make a number."""
+    if jnp.issubdtype(like.dtype, jnp.floating):
+        return jnp.asarray(rng.normal(size=like.shape), like.dtype)
+    return jnp.asarray(rng.integers(0, 2, like.shape), like.dtype)
 
 
 def test_a_reader_disturbs_nothing(problem, tmp_path):

@@ -20,8 +20,9 @@ from bigcl import stages, train
 from bigcl.data.cache import cache_root
 from bigcl.experiment import Experiment
 from bigcl.log import read_rows
+from bigcl.notice import Interrupted, Notice
 from bigcl.report import load_classes, load_gallery
-from bigcl.trainer import Interrupted, Trainer
+from bigcl.trainer import Trainer
 from bigcl.watchdog import Watchdog
 from tests.faults import tiny
 
@@ -217,7 +218,7 @@ def test_after_a_resume_several_processes_ask_one_another_as_often(monkeypatch):
     """However many steps the run has behind it."""
     start = 1_000_000
     trainer = object.__new__(Trainer)
-    trainer.signal, trainer.watchdog, trainer.checkpoints = 0, MagicMock(), MagicMock()
+    trainer.notice, trainer.watchdog, trainer.checkpoints = Notice(), MagicMock(), MagicMock()
     trainer.deadlines, trainer.experiment = MagicMock(), MagicMock()
     trainer.experiment.train.steps = trainer.steps = start + 2000
 
@@ -225,12 +226,12 @@ def test_after_a_resume_several_processes_ask_one_another_as_often(monkeypatch):
         time.sleep(0.002)
         step_function.calls += 1
         if step_function.calls == 5:
-            trainer.ask_to_stop(signal.SIGTERM, None)
+            trainer.notice.keep(signal.SIGTERM, None)
         return state, {}
 
     step_function.calls = 0
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr("bigcl.trainer.AGREE_SECONDS", 0.05)
+    monkeypatch.setattr("bigcl.trainer.AGREE", 0.05)
     monkeypatch.setattr("bigcl.trainer.multihost_utils.process_allgather", lambda x: np.stack([x, 0 * x]))
     with pytest.raises(Interrupted, match="stopped after step 10000"):
         trainer.loop(step_function, MagicMock(step=start), MagicMock(), [])

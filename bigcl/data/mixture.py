@@ -10,7 +10,7 @@ from jaxtyping import Int32, Int64
 
 from bigcl import registry
 from bigcl.data.order import Interleave, make_order
-from bigcl.data.sources import Example, Source, place, source_identity
+from bigcl.data.sources import Example, Source, place, source_extent, source_identity
 from bigcl.registry import Part
 
 _PRECISION = 2**31
@@ -58,6 +58,7 @@ class Mixture:
         self.homogeneous = homogeneous
         self.name = f"mixture of {', '.join(sources)}"
         self.identity = [source_identity(source) for source in self.sources.values()]
+        self.extent = [source_extent(source) for source in self.sources.values()]
         self.faults = [fault for source in self.sources.values() for fault in getattr(source, "faults", ())]
         credits = dict.fromkeys(getattr(source, "attribution", None) for source in self.sources.values())
         self.attribution = "\n".join(text for text in credits if text) or None

@@ -82,6 +82,12 @@ def fingerprint(files: Iterable[File]) -> str:
     return hashlib.sha256(repr([tuple(file) for file in files]).encode()).hexdigest()[:16]
 
 
+def extent(files: Iterable[tuple[Any, ...]]) -> str:
+    """Hex digits that copies of files share, in whatever folder. files: path, and what else is known of each, as the
+    size."""
+    return hashlib.sha256(repr([(os.path.basename(path), *known) for path, *known in files]).encode()).hexdigest()[:16]
+
+
 @functools.lru_cache(maxsize=_OPEN_FILES)
 def open_file(file: File) -> io.FileIO:
     """An open handle, shared by all threads and, since it has no position that matters, by forked processes.
@@ -117,7 +123,7 @@ class Records:
 
     def __init__(self, name: str, files: Sequence[File], recipe: Mapping[str, Any], scan: Callable[[File], Any]):
         self.name, self.files = name, list(files)
-        self.identity = fingerprint(files)
+        self.identity, self.extent = fingerprint(files), extent((f.path, f.size) for f in files)
 
         def build(folder: pathlib.Path) -> None:
             with tqdm(

@@ -52,6 +52,23 @@ def test_while_the_disk_is_full_training_goes_on_and_nothing_is_lost(undisturbed
         assert any(p.stat().st_size > 10_000 for p in (workdir / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_of_two_stops_neither(pair, tmp_path):
+    """No file of the second process may grow, for a while: then there is no checkpoint of either."""
+    workdir = tmp_path / "run"
+    job = Job(workdir, processes=2)
+    assert job.until_step(30), job.output()
+    process = job.processes[1].pid
+    before = resource.prlimit(process, resource.RLIMIT_FSIZE)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (100, before[1]))
+    told = "warning: process 1: a checkpoint could not be written"
+    assert job.until(lambda: job.output().count(told) >= 4, "two failed saves, said by both"), job.output()
+    resource.prlimit(process, resource.RLIMIT_FSIZE, before)
+    assert job.wait() == [0, 0] and "is saved instead" in job.output(), job.output()
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    assert_same_run(workdir, pair)
+
+
 def test_rows_that_cannot_be_written_wait(undisturbed, tmp_path):
     """No file of the process may grow beyond a few rows, for a while."""
     workdir = tmp_path / "run"

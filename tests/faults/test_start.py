@@ -25,7 +25,8 @@ def get_config(arg=None):
     "change, told",
     [
         ("c.optim.lr = 0.5", "  config.optim.lr: 0.001 -> 0.5 (process 1 on "),
-        ("Synthetic.__len__ = lambda self: 95", "  data: ['synthetic', 96, "),
+        ("Synthetic.__len__ = lambda self: 95", "  data.examples: 96 -> 95 (process 1 on "),
+        pytest.param("Synthetic.extent = 'other files'", "  data.files: ", marks=pytest.mark.slow),
     ],
 )
 def test_processes_that_disagree_stop_and_say_in_what(tmp_path, change, told):

@@ -20,6 +20,12 @@ from launch.job import Job
 ROOT = pathlib.Path(__file__).parents[2]
 TRAIN = ("--config", "configs/emoji.py:smoke", "--workdir", "runs/a")
 TIMEOUT = 600.0
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(cache_root() / "xla-tests"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "GLIBC_TUNABLES": "",
+}
 
 
 def directives(script):
@@ -106,13 +112,7 @@ def cluster(tmp_path_factory):
 
 def submit(workdir, *arguments):
     """Submits a job of two nodes; returns its number."""
-    env = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache_root() / "xla-tests"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-        "GLIBC_TUNABLES": "",
-    }
-    variables = [f"--env={k}={v}" for k, v in env.items()]
+    variables = [f"--env={k}={v}" for k, v in ENVIRONMENT.items()]
     own = ["-n", "2", "--chips", "1", "--sbatch=--oversubscribe", "--sbatch=--nice=0", *variables]
     train = ["--config", "configs/emoji.py:smoke", "--config.train.batch=16", "--config.train.log_every=2"]
     command = [sys.executable, "launch/slurm.py", "submit", *own, "--", *train, "--workdir", str(workdir)]
@@ -195,3 +195,26 @@ def test_a_cancelled_job_stays_cancelled(cluster, tmp_path):
     while "COMPLETING" in run("squeue", "--noheader", "--format=%T", "-j", job) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert state(job) == ("CANCELLED", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_a_sweep_is_an_array(cluster, tmp_path):
+    """Two members of two steps, one after the other; what is finished is not submitted again."""
+    (tmp_path / "grid.py").write_text(
+        "from configs.emoji import get_config\n\n"
+        "def sweep(add):\n    for value in (0.01, 0.02):\n        add({'optim.lr': value})\n"
+    )
+    root = tmp_path / "sweep"
+    variables = [f"--env={k}={v}" for k, v in ENVIRONMENT.items()]
+    own = ["--on=slurm", "--parallel=1", "--chips=1", "--sbatch=--oversubscribe", *variables]
+    train = ["--config.train.batch=16", "--config.train.steps=2"]
+    command = [sys.executable, "-m", "launch.sweep", f"{tmp_path}/grid.py:smoke", "--workdir", str(root), *own]
+    job = re.search(r"2 runs, array job (\d+)", run(*command, "--", *train))[1]
+    deadline = time.monotonic() + TIMEOUT
+    while run("squeue", "--noheader", "-j", job) and time.monotonic() < deadline:
+        time.sleep(1)
+    log = "\n".join(p.read_text() for p in root.glob("slurm-*.log"))
+    done = run(*command, "--", *train)
+    assert [line.split() for line in done.splitlines()] == [["finished", "lr=0.01"], ["finished", "lr=0.02"]], log
+    assert len(list(root.glob(f"slurm-{job}_*.log"))) == 2

@@ -117,6 +117,66 @@ def test_a_search_of_a_file_that_suggests_nothing(tmp_path):
         sweep.main([write(tmp_path, "(1,)"), "--workdir", str(tmp_path / "w"), "--search=2"])
 
 
+PROGRAM = """#!/bin/bash
+case "${{0##*/}}" in
+  squeue) {queue} ;;
+  sbatch) cat >{folder}/submitted; echo 17 ;;
+esac
+"""
+
+
+def programs(tmp_path, monkeypatch, queue):
+    """Commands of Slurm that play a queue, which prints what `queue` does, and keep what is submitted."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("squeue", "sbatch"):
+        (folder / name).write_text(PROGRAM.format(queue=queue, folder=tmp_path))
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def on_slurm(tmp_path, *words):
+    """The command of a sweep of three members, of which the second is finished."""
+    root = tmp_path / "sweep"
+    if not root.exists():
+        write_result(sweep.Member("lr=0.2", {}, root / "lr=0.2"), 1.0)
+    own = ["--on=slurm", "--parallel=2", "--chips=1", "--name=grid", "--sbatch=--partition=a100", *words]
+    return [write(tmp_path, "(0.1, 0.2, 0.3)"), "--workdir", str(root), *own, "--", "--config.train.steps=4"]
+
+
+def chosen(tmp_path, script, i):
+    """The command of an element of the array, as bash expands it."""
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    (tmp_path / "srun").write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "srun").chmod(0o755)
+    env = {**os.environ, "SLURM_ARRAY_TASK_ID": str(i), "SLURM_JOB_ID": "1", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    return subprocess.run(["bash"], input=script, env=env, capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_on_slurm_the_members_that_are_left_are_one_array(tmp_path, capsys):
+    """Rendered; which member each element is, is what bash makes of the script."""
+    assert sweep.main(on_slurm(tmp_path, "--dry-run")) == 0
+    script = capsys.readouterr().out
+    for line in ("--array=0-1%2", "--job-name=grid", "--partition=a100", f"--output={tmp_path}/sweep/slurm-%A_%a.log"):
+        assert f"#SBATCH {line}\n" in script
+    for i, rate in enumerate(("0.1", "0.3")):
+        words = chosen(tmp_path, script, i)
+        assert words[-2:] == [f"--workdir={tmp_path}/sweep/lr={rate}", f"--config.optim.lr={rate}"]
+        assert "--config.train.steps=4" in words and str(tmp_path / "grid.py") in words
+    assert not (tmp_path / "sweep" / "sweep.json").exists() and not (tmp_path / "sweep" / "slurm.sh").exists()
+
+
+def test_an_array_is_submitted_once(tmp_path, monkeypatch, capsys):
+    """Driven through programs named as Slurm's commands."""
+    programs(tmp_path, monkeypatch, f"[[ -e {tmp_path}/submitted ]] && echo 17 R")
+    assert sweep.main(on_slurm(tmp_path)) == 0
+    assert "launch: 2 runs, array job 17" in capsys.readouterr().out
+    assert (tmp_path / "submitted").read_text() == (tmp_path / "sweep" / "slurm.sh").read_text()
+    assert len(json.loads((tmp_path / "sweep" / "sweep.json").read_text())["members"]) == 3
+    with pytest.raises(SystemExit, match=r"error: grid is in the queue already:\n17 R"):
+        sweep.main(on_slurm(tmp_path))
+
+
 @pytest.mark.slow
 def test_a_failed_member_is_listed_and_run_again(tmp_path):
     """Of two members one cannot be started; the next call runs it alone, and the report shows both."""

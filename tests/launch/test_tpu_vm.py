@@ -105,6 +105,53 @@ def test_dry_run_shows_every_command_in_order():
     assert all("--worker=all" in c for c in commands[1:-1])
 
 
+@pytest.mark.parametrize(
+    "do, words, commands",
+    [
+        ("logs", [], ["tpu-vm ssh s --worker=all --command='tail -n 200 -F ~/bigcl-job/train.log'"]),
+        ("logs", ["--to"], ["tpu-vm ssh s --worker=0 --command='cat ~/bigcl-job/train.log'"]),
+        ("stop", [], [f"tpu-vm ssh s --worker=all {shlex.quote(f'--command={tpu_vm.STOP}')}"]),
+        (
+            "status",
+            [],
+            [
+                "queued-resources describe s '--format=value(state.state)'",
+                "tpu-vm ssh s --worker=0 --command='cat ~/bigcl-job/status 2>/dev/null || echo absent'",
+            ],
+        ),
+        ("delete", [], ["queued-resources delete s --force --quiet"]),
+    ],
+)
+def test_dry_runs_of_what_follows_a_start(tmp_path, capsys, monkeypatch, do, words, commands):
+    """Compared as a shell reads the lines, for there are several ways to quote. Nothing is run or written."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # without gcloud
+    given = [*words, str(tmp_path / "logs")] if words else []
+    assert tpu_vm.main([do, "s", "--zone=z", "--project=p", "--dry-run", *given]) == 0
+    expected = [shlex.split(f"gcloud compute tpus {command} --zone=z --project=p") for command in commands]
+    assert [shlex.split(line) for line in capsys.readouterr().out.splitlines()] == expected
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match="error: gcloud is not installed here; --dry-run prints the commands"):
+        tpu_vm.main([do, "s", "--zone=z", *given])
+
+
+def test_logs_are_copied_to_a_folder(tmp_path, monkeypatch):
+    """By a program named gcloud that plays a slice of two hosts."""
+    fake = tmp_path / "gcloud"
+    fake.write_text("""#!/bin/bash
+case "$*" in
+  *" describe "*) echo '{"networkEndpoints": [1, 2]}' ;;
+  *--worker=0*train.log*) echo "of the first" ;;
+  *--worker=1*train.log*) echo "of the second" ;;
+  *) exit 1 ;;
+esac
+""")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert tpu_vm.main(["logs", "s", "--zone=z", "--to", str(tmp_path / "logs")]) == 0
+    found = {p.name: p.read_text() for p in (tmp_path / "logs").iterdir()}
+    assert found == {"worker-0.log": "of the first\n", "worker-1.log": "of the second\n"}
+
+
 def test_a_slice_that_was_taken_away_is_asked_for_again(tmp_path, monkeypatch):
     """Driven through a program named gcloud that plays a spot slice: it is taken away once, while the job runs."""
     monkeypatch.setattr(tpu_vm, "WATCH", 0.01)

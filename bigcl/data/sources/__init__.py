@@ -6,7 +6,8 @@ A source is any object with
     source[i] -> dict[str, Any]     an example: numpy arrays, numbers, bytes, str, and lists or dicts of these
 
 that can be read from several threads and pickled (worker processes open it again). A `name` attribute, if there is one,
-says in errors and cache keys which data it is, and `identity`, plain data, in which state they are. Constructors
+says in errors and cache keys which data it is, and `identity`, plain data, in which state they are;
+`extent`, plain data, is the same for a copy of the data elsewhere, and other for other files or shards. Constructors
 prepare what is missing and open; no source holds a position.
 
 `source[i]` raises `BadRecord` for an example that is there but cannot be used, now or later; any other error is one of
@@ -77,6 +78,12 @@ def place(source: Source, index: int) -> tuple[str | None, int | None]:
 def source_identity(source: Source) -> Any:
     """Plain data that changes with the content of a source, as far as the source can tell."""
     return [source_name(source), len(source), getattr(source, "identity", None)]
+
+
+def source_extent(source: Source) -> Any:
+    """Plain data that copies of a source in other folders, or of another age, have in common, and other data do not, as
+    far as the source can tell without reading them."""
+    return [len(source), getattr(source, "extent", None)]
 
 
 def metadata(source: Source, names: Iterable[str], start: int, stop: int) -> Mapping[str, Sequence[Any]]:

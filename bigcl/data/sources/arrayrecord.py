@@ -13,7 +13,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from bigcl.data import storage
-from bigcl.data.records import find_files, fingerprint, joined
+from bigcl.data.records import extent, find_files, fingerprint, joined
 from bigcl.data.sources import BadRecord, Example
 
 SUFFIX = ".array_record"
@@ -37,6 +37,7 @@ class ArrayRecord:
             )
         files = find_files(paths, f"*{SUFFIX}*", "bigcl.data.sources.arrayrecord.write_arrayrecord makes them")
         self.name, self.identity = f"arrayrecord {joined(paths)}", fingerprint(files)
+        self.extent = extent((file.path, file.size) for file in files)
         self.records = open_records([file.path for file in files])
         self.format = format
         self.decode: Callable[[bytes], Example] = {"msgpack": unpack, "tf_example": parse_tf_example}[format]

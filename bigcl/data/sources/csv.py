@@ -42,6 +42,7 @@ class CSV(Rows):
                 raise ValueError(f"{path}: no column {sorted(absent)[0]!r}, but {', '.join(names)}")
         recipe = {"kind": "csv", "delimiter": delimiter, "header": columns is None}
         self.records = Records(self.name, found, recipe, lambda file: self.bounds(file, header=columns is None))
+        self.extent = [self.records.extent, delimiter, list(columns or ()), list(numbers)]
         self.identity = [self.records.identity, delimiter, list(columns or ()), list(numbers)]
 
     def parse(self, index: int) -> Example:

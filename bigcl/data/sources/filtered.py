@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from bigcl import registry
 from bigcl.data.cache import prepare
 from bigcl.data.expression import Expression
-from bigcl.data.sources import Example, metadata, place, source_identity, source_name
+from bigcl.data.sources import Example, metadata, place, source_extent, source_identity, source_name
 from bigcl.registry import Part
 
 _TOGETHER = 2**16
@@ -34,7 +34,7 @@ class Filtered:
         if hasattr(self.source, "order"):
             raise ValueError("filtered.source: a mixture has an order of its own; filter its sources instead")
         self.faults = getattr(self.source, "faults", ())
-        self.identity = [source_identity(self.source), filter]
+        self.identity, self.extent = ([of(self.source), filter] for of in (source_identity, source_extent))
         recipe = {"source": source, "identity": self.identity, "layout": 1}
         self.folder = prepare("filtered", recipe, lambda folder: self.build(expression, folder))
         self.open()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from bigcl.data.arrow import arrow_module, check_columns, row_example, table_metadata
-from bigcl.data.records import File, NamedFiles, fingerprint
+from bigcl.data.records import File, NamedFiles, extent, fingerprint
 from bigcl.data.sources import BadRecord, Example
 
 _FILE_MAGIC = b"ARROW1"
@@ -36,6 +36,7 @@ class HuggingFace:
         self.files = [File.of(str(file)) for file in data_files(pathlib.Path(path).expanduser(), split)]
         self.columns = None if columns is None else [*dict.fromkeys([*columns, *files.values()])]
         self.identity = [fingerprint(self.files), list(columns or ())]
+        self.extent = [extent((f.path, f.size) for f in self.files), list(columns or ())]
         self.open()
 
     def open(self) -> None:

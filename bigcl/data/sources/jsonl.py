@@ -23,7 +23,7 @@ class JSONL(Rows):
     def __init__(self, paths: str | Sequence[str], files: Mapping[str, str] = {}, root: str | None = None):
         self.name = f"jsonl {joined(paths)}"
         self.records = Records(self.name, find_files(paths, "*.jsonl"), {"kind": "jsonl"}, line_bounds)
-        self.identity = self.records.identity
+        self.identity, self.extent = self.records.identity, self.records.extent
         self.named = NamedFiles(files, root)
 
     def parse(self, index: int) -> Example:

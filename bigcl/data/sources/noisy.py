@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 
 from bigcl import registry
-from bigcl.data.sources import Example, source_identity, source_name
+from bigcl.data.sources import Example, source_extent, source_identity, source_name
 from bigcl.registry import Part
 
 
@@ -29,7 +29,9 @@ class Noisy:
         moved = np.flatnonzero(rng.random(len(self.index)) < swap)
         self.text_of[moved] = np.roll(moved, 1)
         self.name = f"{keep:.0%} of {source_name(self.source)}, {swap:.0%} of the texts exchanged, seed {seed}"
-        self.identity = [source_identity(self.source), keep, swap, key, seed]
+        self.identity, self.extent = (
+            [of(self.source), keep, swap, key, seed] for of in (source_identity, source_extent)
+        )
         self.attribution = getattr(self.source, "attribution", None)
 
     def __len__(self) -> int:

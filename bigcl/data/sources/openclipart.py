@@ -43,7 +43,7 @@ class OpenClipart:
             raise FileNotFoundError(f"source.path: no drawings in {path}; apt install openclipart-png puts them there")
         keys = sorted(f.relative_to(self.folder).with_suffix("").as_posix() for f in files)
         self.keys = [key for key in keys if split == "all" or held_out(key) == (split == "test")]
-        self.identity = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
+        self.identity = self.extent = hashlib.sha256("\n".join(self.keys).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.keys)

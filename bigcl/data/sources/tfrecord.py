@@ -29,7 +29,7 @@ class TFRecord:
     def __init__(self, paths: str | Sequence[str]):
         self.name = f"tfrecord {joined(paths)}"
         self.records = Records(self.name, find_files(paths, "*.tfrecord*"), {"kind": "tfrecord"}, record_bounds)
-        self.identity = self.records.identity
+        self.identity, self.extent = self.records.identity, self.records.extent
 
     def __len__(self) -> int:
         return len(self.records)

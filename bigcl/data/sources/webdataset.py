@@ -15,6 +15,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from bigcl.data import storage, tar
+from bigcl.data.records import extent
 from bigcl.data.shard_index import SUFFIX, index_shards
 from bigcl.data.sources import BadRecord, Example
 from bigcl.data.storage import Patience
@@ -58,6 +59,8 @@ class WebDataset:
             )
         self.shards = files
         self.identity = hashlib.sha256(repr([(i.size, i.tag) for i in self.indexes]).encode()).hexdigest()
+        counts = ((shard, i.size, i.samples) for shard, i in zip(files, self.indexes, strict=True))
+        self.extent = extent(counts)
         self.first = np.array([0, *itertools.accumulate(i.samples for i in self.indexes)], np.int64)
         self.faults = [
             BadRecord(self.name, None, shard, i.fault_offset, i.fault)
