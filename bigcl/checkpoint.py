@@ -11,14 +11,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, UInt32
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
 
 from bigcl import rules
 from bigcl.host import everywhere, gathered
 from bigcl.outcome import NotSaved, Outcome
+from bigcl.positions import resized, square
 from bigcl.state import Arrays, TrainState
 from bigcl.watchdog import SWEEP, Deadlines
 
@@ -243,16 +246,21 @@ class Checkpoints:
         only: Sequence[str] = (".*",),
         step: int | None = None,
         prefix: tuple[str, str] = ("", ""),
+        fronts: Mapping[str, int] = {},
     ) -> Arrays:
         """`params` with those that match one of the patterns `only` taken from this checkpoint; every match must be
         there and fit.
 
         prefix: what the paths of these begin with in `params`, and what they begin with here in its place.
+        fronts: paths in `params` of positions of a square of patches, each with how many stand before the square. Of
+            another square here, they are resized, which is said.
         """
         own, theirs = prefix
         step = self.available(step)
         taken = rules.match([*((p, True) for p in only), (".*", False)], params, what="checkpoint.init_only")
-        chosen = {f"params/{theirs}{k.removeprefix(own)}": v for k, v in params.items() if taken[k]}
+        chosen: dict[str, Any] = {f"params/{theirs}{k.removeprefix(own)}": v for k, v in params.items() if taken[k]}
+        squares = {f"params/{theirs}{k.removeprefix(own)}": front for k, front in fronts.items() if taken.get(k)}
+        chosen |= self.as_saved({k: (chosen[k], front) for k, front in squares.items()}, step)
         self.compare(chosen, step, where=f"init from {self.manager.directory}/{step}", partial=True)
         restore = ocp.args.PyTreeRestore(
             abstract(chosen),
@@ -262,7 +270,38 @@ class Checkpoints:
         with self.reading(step):
             values = ocp.PyTreeCheckpointer().restore(self.manager.directory / str(step) / "default", restore)
             self.verify(values, step)
+        for key, front in squares.items():
+            values[key] = self.resize(values[key], front, params[own + key.removeprefix(f"params/{theirs}")], key)
         return {**params, **{own + k.removeprefix(f"params/{theirs}"): v for k, v in values.items()}}
+
+    def as_saved(self, squares: Mapping[str, tuple[jax.Array, int]], step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of positions of squares of patches those that have another shape here, in that shape, whole on each
+        device."""
+        found, saved = {}, self.saved_shapes(step) if squares else {}
+        for key, (wanted, front) in squares.items():
+            shape = saved.get(key, wanted.shape)
+            fits = len(shape) == 2 and shape[1] == wanted.shape[1] and square(shape[0], front)
+            if fits and shape != wanted.shape and square(len(wanted), front):
+                where = wanted.sharding
+                where = NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
+                found[key] = jax.ShapeDtypeStruct(shape, wanted.dtype, sharding=where)
+        return found
+
+    def resize(self, value: jax.Array, front: int, wanted: jax.Array, key: str) -> jax.Array:
+        """Positions for another square of patches than they were trained for, said."""
+        if value.shape == wanted.shape:
+            return value
+        side = square(len(wanted), front)
+        assert side is not None
+        new, said = resized(np.asarray(value), front, side)
+        if jax.process_index() == 0:
+            say(f"warning: {said}: {key} of {self.manager.directory} is not what was trained there")
+        return jax.device_put(new.astype(wanted.dtype), wanted.sharding)
+
+    def saved_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
+        """The shape of each array of a checkpoint."""
+        metadata = ocp.PyTreeCheckpointer().metadata(self.manager.directory / str(step) / "default").item_metadata.tree
+        return {k: tuple(v.shape) for k, v in metadata.items()}
 
     def available(self, step: int | None) -> int:
         """`step`, or the latest; an error that lists what there is if it is not there."""
@@ -274,8 +313,7 @@ class Checkpoints:
 
     def compare(self, wanted: Mapping[str, Any], step: int, where: str, partial: bool = False) -> None:
         """Raises CheckpointError with all differences between the arrays wanted and those saved."""
-        metadata = ocp.PyTreeCheckpointer().metadata(self.manager.directory / str(step) / "default").item_metadata.tree
-        saved = {k: tuple(v.shape) for k, v in metadata.items()}
+        saved = self.saved_shapes(step)
         lines = [f"  missing    {k} {tuple(v.shape)}" for k, v in wanted.items() if k not in saved]
         lines += [f"  left over  {k} {s}" for k, s in saved.items() if k not in wanted and not partial]
         lines += [

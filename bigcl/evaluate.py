@@ -48,7 +48,7 @@ def main() -> None:
             suite(workdir, step, args.suite, args.out)
             return
         step, numbers = evaluate(workdir, step)
-    except (ConfigError, CheckpointError, FileNotFoundError) as error:
+    except (ValueError, ImportError, OSError, CheckpointError) as error:
         sys.exit(f"error: {error}")
     import jax
 
@@ -74,21 +74,24 @@ def suite(workdir: pathlib.Path, step: int | None, argument: str, out: pathlib.P
     made are evaluated as they come, in what `bigcl.convert` or an exporter wrote."""
     import jax
 
-    from bigcl.pretrained import Pretrained
-    from bigcl.suite import read_suite, run_suite
+    from bigcl.interop.files import read_json
+    from bigcl.pretrained import Pretrained, preparation
+    from bigcl.suite import Inputs, read_suite, run_suite
 
     record = workdir / "config.json"
     model: dict[str, Any] = {"run": str(workdir.resolve())}
-    if record.exists() and "train" in json.loads(record.read_text()):
+    config = read_json(record) if record.exists() else {}
+    if "train" in config:
         experiment, state = restore(workdir, step, evals={})
-        inputs = {name: x.shape[1:] for name, x in experiment.loader.spec().items() if name != "index"}
+        shapes = {name: x.shape[1:] for name, x in experiment.loader.spec().items() if name != "index"}
+        inputs = Inputs(shapes, preparation(config))
         encode, context = experiment.encoder(state), {"tokenizer": experiment.tokenizer, "mesh": experiment.mesh}
         model |= {"step": int(state.step), "config": hashlib.sha256(record.read_bytes()).hexdigest()[:16]}
     else:
         host.configure_jax()
         host.join_cluster()
         opened = Pretrained.open(workdir, step)
-        encode, inputs = opened.encode, opened.shapes
+        encode, inputs = opened.encode, Inputs(opened.shapes, opened.transforms)
         context = {"tokenizer": opened.tokenizer, "mesh": opened.mesh}
         model |= opened.identity
     say = print if jax.process_index() == 0 else (lambda line: None)

@@ -113,7 +113,8 @@ class CheckpointOptions:
         `Checkpoints`.
     init_from: workdir or folder of checkpoints of another run, whose parameters a new run starts from; init_only:
         patterns of those that are taken (default all). Or a folder for each of several parts, with what the part is
-        there: {"towers/image": "runs/clip#towers/image", "towers/ssl": "runs/dino#towers/image"}.
+        there: {"towers/image": "runs/clip#towers/image", "towers/ssl": "runs/dino#towers/image"}. Positions of an image
+        tower of another resolution are resized, which is said.
     """
 
     every: int = 0
@@ -192,6 +193,7 @@ class Experiment:
             vocab=vocab,
         )
         abstract, self.skeleton, shapes = outline(self.build_task)
+        self.fronts = position_fronts(abstract)
         self.planned_example = None if devices is None else abstract.reads()
         self.device_transforms = [] if devices is not None else device.build(self.data.device)
         if self.device_transforms:
@@ -454,6 +456,12 @@ def outline(build: Callable[..., Task]) -> tuple[Task, Skeleton, Arrays]:
     abstract: Task = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     skeleton = Skeleton(abstract)
     return abstract, skeleton, skeleton.split(abstract)[0]
+
+
+def position_fronts(task: Task) -> dict[str, int]:
+    """Paths of learned positions of a square of patches, each with how many stand before the square."""
+    found = ((path, getattr(module, "position_front", None)) for path, module in nnx.iter_modules(task))
+    return {"/".join(map(str, (*path, "position"))): front for path, front in found if front is not None}
 
 
 def check_patterns(config: Mapping[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """Weights opened for use, from wherever: a run, what `bigcl.convert` wrote, or an exported folder."""
 
 import functools
-import importlib
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -12,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bigcl import registry
+from bigcl.convert import read_model
 from bigcl.data.tokenizers import Tokenizer, saved_tokenizer
 from bigcl.data.transforms import Transform
 from bigcl.data.transforms import device as device_transforms
@@ -19,7 +18,7 @@ from bigcl.encoder import Encoder, compile_encoder, compute_dtype
 from bigcl.evaluate import fitting, locate
 from bigcl.experiment import outline
 from bigcl.interop import files
-from bigcl.interop.model import Model, Preprocessing, load_arrays
+from bigcl.interop.model import Preprocessing, load_arrays, read_config
 from bigcl.mesh import make_mesh, place
 from bigcl.registry import ConfigError, Part
 from bigcl.state import Arrays
@@ -98,7 +97,7 @@ class Pretrained:
     @classmethod
     def of_run(cls, workdir: pathlib.Path, step: int | None) -> "Pretrained":
         """The weights of a run, as they are evaluated, or of what `bigcl.convert` wrote."""
-        config = json.loads((workdir / "config.json").read_text())
+        config = read_config(workdir / "config.json")
         params, extra, step = load_arrays(workdir / "checkpoints", step)
         return cls(
             config["task"],
@@ -115,9 +114,7 @@ class Pretrained:
     @classmethod
     def of_export(cls, folder: pathlib.Path, source: str) -> "Pretrained":
         """The weights of an exported folder, or of any that the importer of `source` reads."""
-        from bigcl.convert import SOURCES
-
-        model: Model = importlib.import_module(SOURCES[source]).load(folder)
+        model = read_model(source, folder)
         transforms = [] if model.preprocessing is None else model.preprocessing.transforms()
         if model.tokenizer is not None and "text" in model.task["towers"]:
             transforms += [{"kind": "tokenize", "length": model.tower("text")["length"]}]

@@ -1,8 +1,8 @@
 """Suites: many evaluators on one model, each kept when it is done, and one table of them all.
 
 A suite is a Python file with `get_suite(arg, inputs) -> {name: evaluator part}`: `arg` is what follows the colon on the
-command line, `inputs` the shape of an example of each input that the model was trained with, by name, so that a suite
-prepares pictures and texts as the model wants them.
+command line, `inputs` says what the model reads (see `Inputs`), so that a suite prepares pictures and texts as the
+model wants them.
 """
 
 import csv
@@ -23,7 +23,21 @@ from bigcl.evals import Encode
 from bigcl.files import replacing
 from bigcl.registry import ConfigError, Part
 
-Shapes = Mapping[str, Sequence[int]]
+
+class Inputs(dict[str, Sequence[int]]):
+    """The shape of an example of each input that a model reads, by name.
+
+    pictures: the transforms after which a picture, encoded or not, is as the model was made to see it; None where
+        nothing tells.
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], transforms: Sequence[Part] = ()):
+        """transforms: those that prepare an example for the model, of which the ones for pictures are taken."""
+        super().__init__(shapes)
+        kinds = {part["kind"] for part in transforms}
+        fixed = kinds & {"resize", "center_crop", "naflex"} and not kinds & {"random_crop", "random_resized_crop"}
+        shaping = ("decode_image", "resize", "center_crop", "naflex")
+        self.pictures = [part for part in transforms if part["kind"] in shaping] if fixed else None
 
 
 class Skipped(NamedTuple):
@@ -33,7 +47,7 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def read_suite(argument: str, inputs: Shapes) -> dict[str, Part]:
+def read_suite(argument: str, inputs: Inputs) -> dict[str, Part]:
     """The members of a suite file, `configs/evals/zero_shot.py:arg`, checked. Raises ConfigError."""
     file, _, arg = argument.partition(":")
     if not pathlib.Path(file).is_file():

@@ -71,7 +71,7 @@ class Trainer:
             folder = pathlib.Path(name)
             inside = folder / "checkpoints"
             other = Checkpoints(inside if inside.is_dir() else folder, read_only=True)
-            params = other.restore_params(params, only, prefix=prefix)
+            params = other.restore_params(params, only, prefix=prefix, fronts=experiment.fronts)
             other.close()
         ema = None if state.ema is None else {k: jnp.copy(params[k]) for k in state.ema}
         return experiment.begin(state.replace(params=params, ema=ema))

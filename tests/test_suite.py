@@ -8,11 +8,15 @@ import sys
 import numpy as np
 import pytest
 
+from bigcl import registry
 from bigcl.evals.embedding import unit
 from bigcl.evaluate import locate, suite
+from bigcl.interop import proof
 from bigcl.interop.model import Model, Preprocessing, blank, save
+from bigcl.pretrained import Pretrained
 from bigcl.registry import ConfigError
-from bigcl.suite import read_suite, run_suite
+from bigcl.suite import Inputs, read_suite, run_suite
+from configs.evals import common
 from tests.evals.reference import mesh
 from tests.test_two_processes import PROCESSES, together
 
@@ -124,27 +128,27 @@ def test_two_processes_give_the_table_of_one(tmp_path):
 @pytest.mark.parametrize("path", SUITES, ids=[p.stem for p in SUITES])
 def test_suites_of_the_repository(path):
     """Every part is checked against its constructor."""
-    members = read_suite(str(path), {"image": (48, 48, 3), "text": (17,)})
+    members = read_suite(str(path), Inputs({"image": (48, 48, 3), "text": (17,)}))
     assert members and f"--suite {path.relative_to(ROOT)}" in path.read_text()
     with pytest.raises(ConfigError, match="needs a model with the input 'image'"):
-        read_suite(str(path), {"audio": (100,)})
+        read_suite(str(path), Inputs({"audio": (100,)}))
 
 
 def test_a_suite_that_does_not_fit(tmp_path):
     file = tmp_path / "mine.py"
     with pytest.raises(FileNotFoundError, match="no file"):
-        read_suite(str(file), {})
+        read_suite(str(file), Inputs({}))
     file.write_text("def get_suite(arg, inputs):\n    return {'../x': {'kind': 'knn'}}\n")
     with pytest.raises(ConfigError, match="cannot be the name of a file"):
-        read_suite(str(file), {})
+        read_suite(str(file), Inputs({}))
     file.write_text(
         "def get_suite(arg, inputs):\n    return {arg: {'kind': 'retreival', 'source': {'kind': 'digits'}}}\n"
     )
     with pytest.raises(ConfigError, match=r"mine\.a: unknown evaluator 'retreival'; did you mean 'retrieval'"):
-        read_suite(f"{file}:a", {})
+        read_suite(f"{file}:a", Inputs({}))
     file.write_text("x = 1\n")
     with pytest.raises(ConfigError, match="has no get_suite"):
-        read_suite(str(file), {})
+        read_suite(str(file), Inputs({}))
 
 
 def test_converted_weights_are_evaluated(tmp_path):
@@ -164,6 +168,73 @@ def test_converted_weights_are_evaluated(tmp_path):
     suite(tmp_path / "model", None, str(tmp_path / "mine.py"), tmp_path / "out")
     record = json.loads((tmp_path / "out/results.json").read_text())
     assert record["model"]["step"] == 0 and record["results"]["knn"]
+
+
+PATCHES = {"kind": "naflex", "patch": 4, "tokens": 9, "method": "bilinear"}
+
+
+@pytest.mark.parametrize(
+    ("tower", "how"),
+    [
+        ({"pool": "map"}, Preprocessing(16, "squash", "bicubic")),
+        ({"pool": "map"}, Preprocessing(16, "squash", "bilinear")),
+        ({"pool": "cls", "mean": [0.4, 0.5, 0.6]}, Preprocessing(16, "shortest", "bicubic")),
+        ({"pool": "map", "naflex": True}, Preprocessing(16, "naflex", "bilinear", patch=4, tokens=9)),
+    ],
+    ids=["siglip", "bilinear", "clip", "naflex"],
+)
+def test_a_suite_sees_pictures_as_the_model_was_made_to(tower, how, tmp_path):
+    """Wide pictures, by the suite's transforms and command, against each picture by itself through the model."""
+    image = {"kind": "vit", "image_size": 16, "patch": 4, "width": 16, "depth": 1, "heads": 2, **tower}
+    task, shapes = blank({"kind": "two_tower", "towers": {"image": image}, "losses": []})
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(scale=0.5, size=s).astype(np.float32) for k, s in shapes.items()}
+    record = Preprocessing.of(how.transforms(), task["towers"]["image"])
+    model = Model(task, arrays, None, record)
+    save(model, tmp_path / "model")
+
+    opened = Pretrained.open(tmp_path / "model")
+    parts = common.pictures(Inputs(opened.shapes, opened.transforms))
+    wide = [proof.painting((20, 52), seed) for seed in range(6)]
+    steps = [registry.build("transform", part) for part in parts]
+    rows = []
+    for picture in wide:
+        example = {"image": np.asarray(picture)}
+        for step in steps:
+            example = step(example, rng)
+        rows.append(example)
+    found = opened.encode({k: np.stack([row[k] for row in rows]) for k in rows[0]})["image"]
+    expected = model.encode({k: v for k, v in record(wide).items() if k != "image_grid"})["image"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    (tmp_path / "mine.py").write_text(
+        "from configs.evals.common import pictures\n"
+        "def get_suite(arg, inputs):\n"
+        "    part = {'source': {'kind': 'digits', 'split': 'test'}, 'transforms': pictures(inputs)}\n"
+        "    return {'clusters': {'kind': 'clustering', **part}}\n"
+    )
+    suite(tmp_path / "model", None, str(tmp_path / "mine.py"), tmp_path / "out")
+    assert json.loads((tmp_path / "out/results.json").read_text())["results"]["clusters"]
+
+
+@pytest.mark.parametrize("path", SUITES, ids=[p.stem for p in SUITES])
+def test_suites_of_the_repository_for_patches(path):
+    """What goes with the patches is kept."""
+    shapes = {"image": (16, 48), "image_mask": (16,), "image_shape": (2,), "text": (17,)}
+    members = read_suite(str(path), Inputs(shapes, [PATCHES]))
+    transforms = [part["transforms"] for part in members.values() if "transforms" in part]
+    assert transforms and all(PATCHES in parts for parts in transforms)
+    kept = [set(part["keys"]) for parts in transforms for part in parts[-1:] if part["kind"] == "keep"]
+    assert kept and all({"image", "image_mask", "image_shape"} <= keys for keys in kept)
+
+
+def test_pictures_of_a_training_alone_are_not_taken_for_a_suite():
+    """What is random in them is none of a suite's."""
+    crop = {"kind": "random_resized_crop", "size": 48}
+    assert Inputs({}, [crop]).pictures is None and Inputs({}, []).pictures is None
+    assert Inputs({}, [{"kind": "tokenize", "length": 3}, {"kind": "resize", "size": [4, 4]}]).pictures == [
+        {"kind": "resize", "size": [4, 4]}
+    ]
 
 
 def test_a_checkpoint_is_found_from_any_of_its_folders(tmp_path):

@@ -17,7 +17,7 @@ from bigcl.data.cache import prepare
 from bigcl.data.cleaning import Cleaning, clean_text
 from bigcl.data.sources import readable, source_name
 from bigcl.files import replacing
-from bigcl.registry import Part
+from bigcl.registry import ConfigError, Part
 
 FILE = "tokenizer.json"
 
@@ -49,17 +49,23 @@ class TokenizersJSON:
             raise FileNotFoundError(
                 f"tokenizer.path: no file {path}; it is the tokenizer.json of a run or of a published model"
             )
-        self.model, self.clean = hf.Tokenizer.from_file(path), clean
-        padding = self.model.padding or {}
-        self.pad_id = padding.get("pad_id", 0) if pad_id is None else pad_id
-        self.model.no_padding()
-        self.model.no_truncation()
-        self.model.encode_special_tokens = True  # a text that spells a mark does not get the mark
-        marked = self.model.encode("a")
+        self.clean = clean
+        try:
+            self.model = hf.Tokenizer.from_file(path)
+            padding = self.model.padding or {}
+            self.pad_id = padding.get("pad_id", 0) if pad_id is None else pad_id
+            self.model.no_padding()
+            self.model.no_truncation()
+            self.model.encode_special_tokens = True  # a text that spells a mark does not get the mark
+            marked = self.model.encode("a")
+            self.vocab_size = max(self.model.get_vocab(with_added_tokens=True).values()) + 1
+        except BaseException as error:  # of damaged files the library raises plain ones, and panics that are none
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            raise ConfigError(f"tokenizer.path: {path} is no tokenizer.json that can be used: {error}") from error
         special = np.array(marked.special_tokens_mask, bool)
         before, after = (0, 0) if special.all() else (int(np.argmin(special)), int(np.argmin(special[::-1])))
         self.prefix, self.suffix = marked.ids[:before], marked.ids[len(marked.ids) - after :]
-        self.vocab_size = max(self.model.get_vocab(with_added_tokens=True).values()) + 1
 
     def __call__(self, text: str | Sequence[str], length: int) -> Int32[np.ndarray, "*n length"]:
         if not isinstance(text, str):

@@ -118,8 +118,8 @@ def renaming(encode: Encode, inputs: Mapping[str, str]) -> Encode:
         for key, name in inputs.items():
             if key not in rows:
                 raise ConfigError(f"evaluator: no {key!r} in a batch; {nearest(key, rows)}")
-            mask = {f"{name}_mask": rows[f"{key}_mask"]} if f"{key}_mask" in rows else {}
-            outputs = encode({name: rows[key], **mask})
+            beside = {f"{name}{x}": rows[f"{key}{x}"] for x in ("_mask", "_shape") if f"{key}{x}" in rows}
+            outputs = encode({name: rows[key], **beside})
             if name not in outputs:
                 raise ConfigError(f"evaluator: no input {name!r} was embedded; {nearest(name, outputs)}")
             found[key] = outputs[name]

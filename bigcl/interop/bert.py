@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from bigcl.interop import files
-from bigcl.interop.huggingface import read_tokenizer, tower_of
+from bigcl.interop.huggingface import tower_of
 from bigcl.interop.model import Inexpressible, Model, blank, initial
+from bigcl.interop.processors import read_tokenizer
 from bigcl.interop.table import K, Q, Row, Table, V, from_heads, into_heads, linear, norm, read, under
 
 BLOCK: Table = (
@@ -48,6 +49,8 @@ def bigcl_form(tensors: dict[str, np.ndarray], kind: str, pad: int) -> dict[str,
     if types is None or "embeddings.position_embeddings.weight" not in encoder:
         raise files.BadFile("no embeddings.token_type_embeddings and position_embeddings: not an encoder like BERT")
     first = 0 if kind == "bert" else pad + 1
+    if first >= len(encoder["embeddings.position_embeddings.weight"]):
+        raise files.BadFile(f"pad_token_id = {pad}: no position is left after it")
     encoder["embeddings.position_embeddings.weight"] = (
         encoder["embeddings.position_embeddings.weight"][first:] + types[0]
     )
@@ -75,10 +78,11 @@ def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
         raise Inexpressible("config.json: position_embedding_type other than 'absolute', or is_decoder")
     pad = config.get("pad_token_id")
     pad = PAD[kind] if pad is None else pad
-    tensors = bigcl_form(files.read_tensors(weights), kind, pad)
+    with files.expecting(weights):
+        tensors = bigcl_form(files.read_tensors(weights), kind, pad)
     text = {
         "kind": "text",
-        "vocab": tensors["embeddings.word_embeddings.weight"].shape[0],
+        "vocab": len(tensors.get("embeddings.word_embeddings.weight", [None])),
         "length": tensors["embeddings.position_embeddings.weight"].shape[0],
         "causal": False,
         "post_norm": True,

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from bigcl.interop import files
-from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank
+from bigcl.interop.model import Inexpressible, Model, blank
+from bigcl.interop.presets import PRESETS, tokenizer_of
 from bigcl.interop.table import K, Q, Row, Table, V, batched, read, same, under
 
 
@@ -94,17 +95,8 @@ def block_sizes(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
     return {"width": width, "depth": len(layers), "heads": heads, "mlp_width": mlp_width}
 
 
-def load(path: pathlib.Path) -> Model:
-    """An npz file of a two-tower model: `params/img/...`, `params/txt/...`, `params/t`, and `params/b` of SigLIP.
-
-    The file says nothing of the tokenizer (SigLIP: c4_en or gemma, SentencePiece) nor of the activation, which in
-    big_vision is always the tanh form of GELU.
-    """
-    weights = files.find_weights(path)
-    tensors = files.read_tensors(weights)
-    tensors = layerwise({k.removeprefix("params/"): v for k, v in tensors.items() if not k.startswith("opt/")})
-    if "img/embedding/kernel" not in tensors or "txt/Embed_0/embedding" not in tensors:
-        raise Inexpressible(f"{path}: no img/embedding and txt/Embed_0: not a two-tower model of big_vision")
+def towers_of(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The image and the text tower, read off the shapes of the tensors."""
     patch, width = tensors["img/embedding/kernel"].shape[0], tensors["img/embedding/kernel"].shape[3]
     cls = "img/cls" in tensors
     image = {
@@ -118,12 +110,9 @@ def load(path: pathlib.Path) -> Model:
     }
     if "img/head/kernel" in tensors:
         image["embed_dim"] = tensors["img/head/kernel"].shape[1]
-        if not tensors.get("img/head/bias", np.zeros(1)).any():
-            tensors.pop("img/head/bias", None)
-    vocab = tensors["txt/Embed_0/embedding"].shape[0]
     text = {
         "kind": "text",
-        "vocab": vocab,
+        "vocab": tensors["txt/Embed_0/embedding"].shape[0],
         "length": tensors["txt/pos_embedding"].shape[1],
         "causal": False,
         "pool": "last",
@@ -133,11 +122,31 @@ def load(path: pathlib.Path) -> Model:
         "projection_bias": "txt/head/bias" in tensors,
         **block_sizes(tensors, "txt/Encoder_0/"),
     }
+    return image, text
+
+
+def load(path: pathlib.Path) -> Model:
+    """An npz file of a two-tower model: `params/img/...`, `params/txt/...`, `params/t`, and `params/b` of SigLIP.
+
+    The file says nothing of the tokenizer (SigLIP: c4_en or gemma, SentencePiece) nor of the activation, which in
+    big_vision is always the tanh form of GELU.
+    """
+    weights = files.find_weights(path)
+    tensors = files.read_tensors(weights)
+    tensors = layerwise({k.removeprefix("params/"): v for k, v in tensors.items() if not k.startswith("opt/")})
+    if "img/embedding/kernel" not in tensors or "txt/Embed_0/embedding" not in tensors:
+        raise Inexpressible(f"{path}: no img/embedding and txt/Embed_0: not a two-tower model of big_vision")
+    with files.expecting(weights):
+        image, text = towers_of(tensors)
+        for name in ("t", "b"):
+            if name in tensors:
+                tensors[name] = tensors[name].reshape(1)
+        if not tensors.get("img/head/bias", np.ones(1)).any():
+            del tensors["img/head/bias"]
     loss = "sigmoid" if "b" in tensors else "infonce"
     towers = {"image": image, "text": text}
     task, shapes = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": loss, "of": list(towers)}]})
-    for name in ("t", "b"):
-        if name in tensors:
-            tensors[name] = tensors[name].reshape(1)
     arrays = read(TABLE, tensors, shapes, where=str(weights))
-    return Model(task, arrays, None, Preprocessing(task["towers"]["image"]["image_size"]))
+    preset = PRESETS["siglip2" if text["vocab"] in PRESETS["siglip2"].vocab else "siglip"]
+    preprocessing = preset.preprocessing(image["image_size"])
+    return Model(task, arrays, tokenizer_of(preset, text["vocab"]), preprocessing)

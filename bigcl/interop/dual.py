@@ -7,17 +7,10 @@ from typing import Any
 import numpy as np
 
 from bigcl.interop import files, timm
-from bigcl.interop.huggingface import (
-    CLIP_TEXT_DEFAULTS,
-    TEXT,
-    bigcl_form,
-    clip_text,
-    clip_text_tower,
-    preprocessing_of,
-    read_processor,
-    read_tokenizer,
-)
+from bigcl.interop.huggingface import CLIP_TEXT_DEFAULTS, TEXT, bigcl_form, clip_text, clip_text_tower
 from bigcl.interop.model import Inexpressible, Model, blank
+from bigcl.interop.presets import PRESETS
+from bigcl.interop.processors import colours, preprocessing_of, read_processor, read_tokenizer
 from bigcl.interop.table import Row, Table, dense, read, under
 
 TRUNK = "vision_model.timm_model."
@@ -67,25 +60,30 @@ def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
     kinds = vision.get("model_type"), text.get("model_type")
     if kinds != ("timm_wrapper", "clip_text_model"):
         raise Inexpressible(f"config.json: towers {kinds}; bigcl reads timm_wrapper with clip_text_model")
-    tensors = bigcl_form(files.read_tensors(weights), "clip")
-    trunk = timm.bigcl_form({k.removeprefix(TRUNK): v for k, v in tensors.items() if k.startswith(TRUNK)})
+    if "projection_dim" not in config:
+        raise files.BadFile(f"{weights.with_name('config.json')}: projection_dim is missing; expected the joint width")
+    with files.expecting(weights):
+        tensors = bigcl_form(files.read_tensors(weights), "clip")
+        trunk = timm.bigcl_form({k.removeprefix(TRUNK): v for k, v in tensors.items() if k.startswith(TRUNK)})
     tensors = {k: v for k, v in tensors.items() if not k.startswith(TRUNK)} | {
         f"{TRUNK}{k}": v for k, v in trunk.items()
     }
     args, given = vision.get("model_args") or {}, vision.get("pretrained_cfg") or {}
-    record, options = read_processor(weights.parent), timm.architecture_options(str(vision.get("architecture")))
+    preset = PRESETS["open_clip"]
+    record, options = read_processor(weights.parent, preset), timm.architecture_options(str(vision.get("architecture")))
     options["activation"] = args.get("act_layer", options["activation"])
-    options |= {"mean": record.get("image_mean", [0.5] * 3), "std": record.get("image_std", [0.5] * 3)}
-    image = timm.tower_of(
-        {k: v.shape for k, v in trunk.items()},
-        pool=args.get("global_pool", "token"),
-        heads=args.get("num_heads"),
-        size=given.get("input_size", (3, None))[1],
-        embed_dim=config["projection_dim"],
-        **options,
-    )
+    options |= colours(record, preset)
+    with files.expecting(weights):
+        image = timm.tower_of(
+            {k: v.shape for k, v in trunk.items()},
+            pool=args.get("global_pool", "token"),
+            heads=args.get("num_heads"),
+            size=given.get("input_size", (3, None))[1],
+            embed_dim=config["projection_dim"],
+            **options,
+        )
     towers = {"image": image, "text": clip_text_tower(text, config["projection_dim"])}
     task, shapes = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": "infonce", "of": list(towers)}]})
     arrays = read(DUAL, tensors, shapes, where=str(weights))
-    preprocessing = preprocessing_of(record, task["towers"]["image"])
+    preprocessing = preprocessing_of(record, task["towers"]["image"], preset)
     return Model(task, arrays, read_tokenizer(weights.parent), preprocessing)

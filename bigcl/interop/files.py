@@ -1,8 +1,8 @@
 """Files of weights, read without ever unpickling, and written as safetensors."""
 
+import contextlib
 import json
 import pathlib
-import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,10 +10,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from bigcl.registry import ConfigError
+
 Tensors = dict[str, np.ndarray]
 
 PREFERRED = ("model", "open_clip_model", "open_clip_pytorch_model", "pytorch_model")
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".npz", ".bin", ".pt", ".pth")
+
+
+FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+"""Floats that NumPy itself does not have."""
 
 
 class BadFile(ValueError):
@@ -38,10 +44,7 @@ def find_weights(path: pathlib.Path) -> pathlib.Path:
 def read_tensors(path: pathlib.Path) -> Tensors:
     """The tensors of a file, or of a sharded safetensors index, in float32 where they are floats. Raises BadFile."""
     if path.name.endswith(".index.json"):
-        shards = set(read_json(path)["weight_map"].values())
-        if any(pathlib.PurePath(s).name != s for s in shards):
-            raise BadFile(f"{path}: names files outside its folder")
-        return {k: v for s in sorted(shards) for k, v in read_tensors(path.with_name(s)).items()}
+        return {k: v for shard in shards_of(path) for k, v in read_tensors(shard).items()}
     readers: dict[str, Callable[[pathlib.Path], Iterator[tuple[str, np.ndarray]]]] = {
         ".safetensors": read_safetensors,
         ".npz": read_npz,
@@ -51,11 +54,32 @@ def read_tensors(path: pathlib.Path) -> Tensors:
     }
     if path.suffix not in readers:
         raise BadFile(f"{path}: unknown kind of file; known: {', '.join(readers)}")
-    tensors = {k: v.astype(np.float32) if v.dtype.kind in "fV" else v for k, v in readers[path.suffix](path)}
+    tensors: Tensors = {}
+    for name, value in readers[path.suffix](path):
+        if value.dtype.kind not in "fbiu" and value.dtype.name not in FLOATS:
+            raise BadFile(f"{path}: {name} holds {value.dtype}; expected numbers")
+        if not value.size:
+            raise BadFile(f"{path}: {name} {value.shape} is empty")
+        tensors[name] = value if value.dtype.kind in "biu" else value.astype(np.float32)
     bad = [k for k, v in tensors.items() if v.dtype == np.float32 and not np.isfinite(v).all()]
     if bad:
         raise BadFile(f"{path}: not finite: {', '.join(bad[:5])}{' and more' if len(bad) > 5 else ''}")
     return tensors
+
+
+def shards_of(index: pathlib.Path) -> list[pathlib.Path]:
+    """The files that an index names, all of them beside it. Raises BadFile."""
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise BadFile(f"{index}: no weight_map from the names of tensors to those of files")
+    for tensor, name in names.items():
+        beside = isinstance(name, str) and pathlib.PurePath(name).name == name and "\0" not in name
+        if not beside or not name.endswith(".safetensors"):
+            raise BadFile(f"{index}: weight_map.{tensor} = {name!r}: expected a safetensors file in the same folder")
+    shards = [index.with_name(name) for name in sorted(set(names.values()))]
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
+        raise BadFile(f"{index}: there is no {', '.join(missing)} beside it; fetch all files of the model")
+    return shards
 
 
 def read_safetensors(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
@@ -64,7 +88,7 @@ def read_safetensors(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
         with safetensors.safe_open(str(path), framework="flax") as file:
             for name in file.keys():  # noqa: SIM118, no dict
                 yield name, np.asarray(file.get_tensor(name))
-    except (safetensors.SafetensorError, OSError) as error:
+    except Exception as error:  # it raises whatever the bytes make it raise
         raise BadFile(f"{path}: no readable safetensors file: {error}") from error
 
 
@@ -77,7 +101,7 @@ def read_npz(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
             for name in file.files:
                 value = file[name]
                 yield name, value.view(ml_dtypes.bfloat16) if value.dtype.str == "|V2" else value
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError) as error:
+    except Exception as error:  # as above
         raise BadFile(f"{path}: no readable npz file of plain arrays: {error}") from error
 
 
@@ -99,7 +123,26 @@ def read_torch(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise BadFile(f"{path}: expected a dictionary of tensors, or one under 'state_dict'")
     for name, tensor in loaded.items():
-        yield name.removeprefix("module."), (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        dense = isinstance(name, str) and tensor.layout == torch.strided and not tensor.is_quantized
+        if not dense or tensor.device.type != "cpu":
+            raise BadFile(f"{path}: {name!r} is no plain tensor under a name, such as torch.save writes of a model")
+        yield name.removeprefix("module."), (tensor.float() if tensor.is_floating_point() else tensor).detach().numpy()
+
+
+@contextlib.contextmanager
+def expecting(where: pathlib.Path | str) -> Iterator[None]:
+    """Tensors that are not there, or not of the shape that is looked for, as BadFile.
+
+    where: the file they are from.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise BadFile(f"{where}: no tensor {error}: not the model that its config describes, or damaged") from error
+    except (ValueError, IndexError, TypeError, AttributeError, ZeroDivisionError) as error:
+        if isinstance(error, (BadFile, ConfigError)):
+            raise
+        raise BadFile(f"{where}: a tensor of another shape than its config describes: {error}") from error
 
 
 def write_safetensors(tensors: Tensors, path: pathlib.Path) -> None:
@@ -111,8 +154,8 @@ def write_safetensors(tensors: Tensors, path: pathlib.Path) -> None:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object. Raises BadFile."""
     try:
-        value = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
         raise BadFile(f"{path}: no readable JSON file: {error}") from error
     if not isinstance(value, dict):
         raise BadFile(f"{path}: expected a JSON object")

@@ -1,15 +1,22 @@
 """transformers: CLIP, SigLIP (and SigLIP 2 of fixed resolution), DINOv2; and which module has the other families."""
 
 import importlib
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from bigcl.data.tokenizers import FILE, TokenizersJSON
-from bigcl.interop import files, timm
-from bigcl.interop.model import Inexpressible, Method, Model, Preprocessing, blank, expect, initial
+from bigcl.interop import files, schema, timm
+from bigcl.interop.model import Inexpressible, Model, blank, expect, initial
+from bigcl.interop.presets import PRESETS, tokenizer_of
+from bigcl.interop.processors import (
+    colours,
+    preprocessing_of,
+    processor_config,
+    read_processor,
+    read_tokenizer,
+    write_tokenizer,
+)
 from bigcl.interop.table import (
     K,
     Q,
@@ -119,9 +126,6 @@ ACTIVATIONS = {
 BUFFERS = ("embeddings.position_ids",)
 """Numbers 0, 1, 2, ... that files of older versions hold."""
 
-RESAMPLE: dict[Method, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
-"""Pillow's numbers."""
-
 
 def transformer_config(tower: dict[str, Any]) -> dict[str, Any]:
     """What the configs of all transformers have in common."""
@@ -151,7 +155,7 @@ def text_config(tower: dict[str, Any], model: Model) -> dict[str, Any]:
 def special_ids(model: Model, tower: dict[str, Any]) -> tuple[int | None, int | None, int]:
     """Ids of the beginning, the end and the padding. A text tower that looks for its end looks for the largest id."""
     if model.tokenizer is None:
-        return None, tower["vocab"] - 1, 0
+        return None, tower["vocab"] - 1 if tower["eos_id"] is None else tower["eos_id"], 0
     tokenizer = model.tokenizer
     bos, eos = (ids[0] if ids else None for ids in (tokenizer.prefix[-1:], tokenizer.suffix[:1]))
     return bos, eos, tokenizer.pad_id
@@ -166,12 +170,16 @@ def clip_text(model: Model) -> dict[str, Any]:
     """The text tower as a `CLIPTextModel` config. Raises Inexpressible."""
     tower, where = model.tower("text"), "task.towers.text"
     # What follows the end token is not seen by it, so that the mask of padding changes nothing.
-    expect(tower, where, "transformers' CLIP", pool=("eot",), activation=ACTIVATIONS, pad_id=(tower["pad_id"],))
+    expect(
+        tower, where, "transformers' CLIP", pool=("eot",), activation=ACTIVATIONS, pad_id=(tower["pad_id"],),
+        eos_id=(tower["eos_id"],),
+    )  # fmt: skip
     config = text_config(tower, model)
-    if config["eos_token_id"] != tower["vocab"] - 1:
-        raise Inexpressible(f"{where}.pool = 'eot': finds the largest id, which is not the end of this tokenizer")
-    if config["eos_token_id"] == 2:
-        raise Inexpressible(f"{where}.vocab = 3: transformers' CLIP takes an end token 2 for something else")
+    looked_for = tower["vocab"] - 1 if tower["eos_id"] is None else tower["eos_id"]
+    if config["eos_token_id"] != looked_for:
+        raise Inexpressible(f"{where}.pool = 'eot': finds id {looked_for}, which is not the end of this tokenizer")
+    if looked_for == 2:
+        raise Inexpressible(f"{where}: ends texts with id 2, which transformers' CLIP takes for something else")
     if not tower["embed_dim"]:
         raise Inexpressible(f"{where}.embed_dim: CLIP in transformers always projects the text; set it")
     return {"model_type": "clip_text_model", "projection_dim": tower["embed_dim"], **config}
@@ -273,51 +281,6 @@ def elsewhere(model_type: str) -> Any:
     return importlib.import_module(ELSEWHERE[model_type])
 
 
-def processor_config(preprocessing: Preprocessing, processor: str) -> dict[str, Any]:
-    """Preprocessing in transformers' words."""
-    size = {"height": preprocessing.size, "width": preprocessing.size}
-    crop = preprocessing.mode == "shortest"
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": processor,
-        "do_resize": True,
-        "size": {"shortest_edge": preprocessing.size} if crop else size,
-        "do_center_crop": crop,
-        "crop_size": size,
-        "resample": RESAMPLE[preprocessing.method],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
-        "do_convert_rgb": True,
-    }
-
-
-def write_tokenizer(model: Model, out: pathlib.Path) -> None:
-    """Writes `tokenizer.json` and what transformers wants to know beside it."""
-    assert model.tokenizer is not None
-    tokenizer = model.tokenizer
-    tokenizer.save(out / FILE)
-    names = {"bos_token": tokenizer.prefix[-1:], "eos_token": tokenizer.suffix[:1], "pad_token": [tokenizer.pad_id]}
-    length = model.tower("text")["length"]
-    written = json.loads((out / FILE).read_text())
-    written["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
-    written["padding"]["strategy"] = {"Fixed": length}
-    files.write_json(written, out / FILE)
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": length,
-        "padding_side": "right",
-        "truncation_side": "right",
-        "split_special_tokens": True,  # a text that spells a mark does not get the mark
-        "clean_up_tokenization_spaces": False,
-        "model_input_names": ["input_ids"],
-        **{key: tokenizer.model.id_to_token(ids[0]) for key, ids in names.items() if ids},
-    }
-    files.write_json(config, out / "tokenizer_config.json")
-
-
 def tower_of(config: dict[str, Any], where: str) -> dict[str, Any]:
     """What all transformers' configs say of a tower. Raises Inexpressible for an activation that bigcl lacks."""
     known = {v: k for k, v in ACTIVATIONS.items()} | {"gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
@@ -381,14 +344,16 @@ def clip_task(config: dict[str, Any]) -> tuple[dict[str, Any], Table]:
 
 def clip_text_tower(text: dict[str, Any], dim: int) -> dict[str, Any]:
     """The text tower that a CLIP text config describes."""
-    if text["eos_token_id"] not in (2, text["vocab_size"] - 1):
-        raise Inexpressible(f"text_config.eos_token_id = {text['eos_token_id']}: bigcl looks for the largest id")
+    end = text["eos_token_id"]
+    if end is None or end >= text["vocab_size"]:
+        raise Inexpressible(f"text_config.eos_token_id = {end}: no text of {text['vocab_size']} ids ends with it")
     return {
         "kind": "text",
         "vocab": text["vocab_size"],
         "length": text["max_position_embeddings"],
         "causal": True,
         "pool": "eot",
+        "eos_id": None if end in (2, text["vocab_size"] - 1) else end,  # 2 stands for the largest id there
         "embed_dim": dim,
         **tower_of(text, "text_config"),
     }
@@ -457,6 +422,51 @@ def bigcl_form(tensors: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarra
     return tensors
 
 
+TOWER_SCHEMA: schema.Schema = {
+    "hidden_size": schema.WIDTH,
+    "num_hidden_layers": schema.DEPTH,
+    "num_attention_heads": schema.HEADS,
+    "intermediate_size": schema.WIDTH,
+    "hidden_act": schema.WORD,
+    "layer_norm_eps": schema.EPSILON,
+}
+PICTURE_SCHEMA: schema.Schema = {"image_size": schema.PIXELS, "patch_size": schema.PATCH}
+TOKEN_SCHEMA: schema.Schema = {"vocab_size": schema.VOCABULARY, "max_position_embeddings": schema.TOKENS}
+MODEL_SCHEMA: schema.Schema = {
+    "model_type": schema.needed(schema.WORD),
+    "projection_dim": schema.WIDTH,
+    **TOWER_SCHEMA,
+    **PICTURE_SCHEMA,
+    **TOKEN_SCHEMA,
+    "mlp_ratio": schema.RATIO,
+    "use_swiglu_ffn": schema.FLAG,
+    "qkv_bias": schema.FLAG,
+    "num_register_tokens": schema.whole(1 << 10, lowest=0),
+    "pad_token_id": schema.nullable(schema.ID),
+    "position_embedding_type": schema.nullable(schema.WORD),
+    "is_decoder": schema.FLAG,
+    "vision_config": {
+        **TOWER_SCHEMA,
+        **PICTURE_SCHEMA,
+        "num_patches": schema.TOKENS,
+        "vision_use_head": schema.FLAG,
+        "model_type": schema.WORD,
+        "architecture": schema.WORD,
+        "architectures": schema.ANYTHING,  # not read, and no misspelt architecture
+        "model_args": schema.Maybe(timm.ARGUMENTS_SCHEMA),
+        "pretrained_cfg": schema.Maybe(timm.DATA_SCHEMA),
+    },
+    "text_config": {
+        **TOWER_SCHEMA,
+        **TOKEN_SCHEMA,
+        "projection_size": schema.nullable(schema.WIDTH),
+        "eos_token_id": schema.nullable(schema.ID),
+        "bos_token_id": schema.ANYTHING,  # not read, and no misspelt eos_token_id
+        "model_type": schema.WORD,
+    },
+}
+"""Of all families together: what a family does not read is rarely there, and of the same kind."""
+
 FAMILIES = {
     "clip": clip_task,
     "siglip": siglip_task,
@@ -470,51 +480,28 @@ ELSEWHERE |= {"siglip2": "bigcl.interop.siglip2", "vision-text-dual-encoder": "b
 def load(path: pathlib.Path) -> Model:
     """A folder with `config.json` and weights, as `save_pretrained` writes and Hub repositories have."""
     weights = files.find_weights(path)
-    config = files.read_json(weights.with_name("config.json"))
-    kind = config.get("model_type")
+    config = schema.read(weights.with_name("config.json"), MODEL_SCHEMA)
+    kind = config["model_type"]
     if kind in ELSEWHERE:
         return elsewhere(kind).load(weights, config)
     if kind not in FAMILIES:
         raise Inexpressible(f"{path}: model_type {kind!r}; bigcl reads {', '.join([*FAMILIES, *ELSEWHERE])}")
     task, names = FAMILIES[kind](config)
-    image = task["towers"]["image"]
-    record = read_processor(weights.parent)
-    image |= {"mean": record.get("image_mean", [0.5] * 3), "std": record.get("image_std", [0.5] * 3)}
+    image, preset = task["towers"]["image"], PRESETS[PUBLISHED[kind]]
+    record = read_processor(weights.parent, preset)
+    image |= colours(record, preset)
     task, shapes = blank(task)
     scalars = {name: shapes.pop(name) for name in ("log_scale",) if not task["losses"]}  # a lone tower has none
-    arrays = read(names, bigcl_form(files.read_tensors(weights), kind), shapes, where=str(weights))
+    with files.expecting(weights):
+        tensors = bigcl_form(files.read_tensors(weights), kind)
+    arrays = read(names, tensors, shapes, where=str(weights))
     arrays |= {name: initial(task, name) for name in scalars}
-    return Model(task, arrays, read_tokenizer(weights.parent), preprocessing_of(record, image))
+    tokenizer = read_tokenizer(weights.parent)
+    if tokenizer is None and "text" in task["towers"]:
+        vocab = task["towers"]["text"]["vocab"]
+        published = PRESETS["siglip2"] if vocab in PRESETS["siglip2"].vocab else preset
+        tokenizer = tokenizer_of(published, vocab)
+    return Model(task, arrays, tokenizer, preprocessing_of(record, image, preset))
 
 
-def read_processor(folder: pathlib.Path) -> dict[str, Any]:
-    """What the folder says of pictures; nothing if it has no such file."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).exists():
-            record = files.read_json(folder / name)
-            return record.get("image_processor", record)
-    print(f"{folder}: no preprocessor_config.json: pictures are squashed, mean and std 0.5")
-    return {}
-
-
-def read_tokenizer(folder: pathlib.Path) -> TokenizersJSON | None:
-    """The tokenizer of a folder, padded with the token that its config names; None if there is no tokenizer.json."""
-    if not (folder / FILE).exists():
-        return None
-    path = folder / "tokenizer_config.json"
-    token = files.read_json(path).get("pad_token") if path.exists() else None
-    token = token.get("content") if isinstance(token, dict) else token
-    tokenizer = TokenizersJSON(str(folder / FILE))
-    pad = None if token is None else tokenizer.model.token_to_id(token)
-    return tokenizer if pad is None else TokenizersJSON(str(folder / FILE), pad_id=pad)
-
-
-def preprocessing_of(record: dict[str, Any], tower: dict[str, Any]) -> Preprocessing:
-    """Preprocessing from transformers' words."""
-    method = next((k for k, v in RESAMPLE.items() if v == record.get("resample", 3)), None)
-    if method is None:
-        raise Inexpressible(f"preprocessor_config.json: resample {record['resample']}; bigcl has {RESAMPLE}")
-    crop = record.get("do_center_crop", False)
-    return Preprocessing(
-        tower["image_size"], "shortest" if crop else "squash", method, tuple(tower["mean"]), tuple(tower["std"])
-    )
+PUBLISHED = {"clip": "openai", "siglip": "siglip", "dinov2": "dinov2", "dinov2_with_registers": "dinov2"}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -19,7 +18,7 @@ from bigcl.checkpoint import Checkpoints
 from bigcl.data.tokenizers import FILE, TokenizersJSON, saved_tokenizer
 from bigcl.data.transforms.naflex import grid_shape
 from bigcl.experiment import outline
-from bigcl.interop import files
+from bigcl.interop import files, schema
 from bigcl.registry import ConfigError, Part
 
 Method = Literal["bilinear", "bicubic", "lanczos"]
@@ -149,6 +148,7 @@ def build(task: Part) -> Any:
 
 def complete(task: Part, vocab: int | None = None) -> dict[str, Any]:
     """A two-tower task with every default filled in and the sizes of its towers as numbers."""
+    registry.check("task", task, "task")
     if task["kind"] != "two_tower":
         raise Inexpressible(f"task.kind: {task['kind']!r}; only two_tower leaves and arrives")
     resolved = registry.resolve_nested(dict(task), Annotated[Part, "task"], "task")
@@ -188,7 +188,7 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
     path = workdir / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
-    config = json.loads(path.read_text())
+    config = read_config(path)
     tokenizer = own_tokenizer(workdir, config.get("tokenizer"))
     task = complete(config["task"], None if tokenizer is None else tokenizer.vocab_size)
     evaluations = [e.get("transforms", []) for e in config.get("evals", {}).values()]
@@ -205,6 +205,14 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
         raise ConfigError(f"{workdir}: checkpoint and config.json do not fit: {', '.join(differences)}")
     card = {"config": config, "step": step, "workdir": workdir, "rows": workdir / "metrics.jsonl"}
     return Model(task, arrays, tokenizer, preprocessing, card)
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """The `config.json` of a run, or of what `bigcl.convert` wrote. Raises BadFile."""
+    config = schema.read(path, {"task": {}, "evals": schema.Each({}), "data": {}, "tokenizer": schema.Maybe({})})
+    if "task" not in config:
+        raise files.BadFile(f"{path}: no section task; it is not the config.json of a run or of bigcl.convert")
+    return config
 
 
 def own_tokenizer(workdir: pathlib.Path, part: Part | None) -> TokenizersJSON | None:
@@ -241,9 +249,10 @@ def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.nd
     path = folder.absolute() / str(step) / "default"
     reader = ocp.PyTreeCheckpointer()
     groups = ("params/", "ema/", "extra/")
-    wanted = {k: 0 for k in reader.metadata(path).item_metadata.tree if k.startswith(groups)}
-    as_numpy = {k: ocp.RestoreArgs(restore_type=np.ndarray) for k in wanted}
-    values = reader.restore(path, ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
+    with checkpoints.reading(step):
+        wanted = {k: 0 for k in reader.metadata(path).item_metadata.tree if k.startswith(groups)}
+        as_numpy = {k: ocp.RestoreArgs(restore_type=np.ndarray) for k in wanted}
+        values = reader.restore(path, ocp.args.PyTreeRestore(wanted, restore_args=as_numpy, partial_restore=True))
     checkpoints.close()
     params, average, extra = (
         {k.removeprefix(group): np.asarray(v) for k, v in values.items() if k.startswith(group)} for group in groups
@@ -264,16 +273,25 @@ def save(model: Model, folder: pathlib.Path) -> None:
     config: dict[str, Any] = {"task": model.task}
     if model.tokenizer is not None:
         model.tokenizer.save(folder / FILE)
-        config["tokenizer"] = {"kind": "tokenizers_json", "path": str(folder / FILE)}
+        clean = {"clean": model.tokenizer.clean} if model.tokenizer.clean else {}
+        config["tokenizer"] = {"kind": "tokenizers_json", "path": str(folder / FILE), **clean}
     if model.preprocessing is not None:
         config["data"] = {"transforms": model.preprocessing.transforms()}
     files.write_json(config, folder / "config.json")
 
 
 def blank(task: Part) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """A task with its defaults filled in, and the shapes of its parameters."""
-    resolved = complete(task)
-    return resolved, {k: v.shape for k, v in build(resolved)[2].items()}
+    """A task with its defaults filled in, and the shapes of its parameters.
+
+    Raises ConfigError if there can be no such task.
+    """
+    try:
+        resolved = complete(task)
+        return resolved, {k: v.shape for k, v in build(resolved)[2].items()}
+    except (TypeError, KeyError, ValueError, ArithmeticError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"task: no model has these sizes together: {error}") from error
 
 
 def initial(task: Part, path: str) -> np.ndarray:

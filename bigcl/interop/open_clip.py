@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bigcl.interop import coca, files, resnet, timm
-from bigcl.interop.huggingface import read_tokenizer, write_tokenizer
+from bigcl.interop import bare, coca, files, resnet, schema, timm
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, clean_within, expect
+from bigcl.interop.presets import PRESETS, tokenizer_of
+from bigcl.interop.processors import read_tokenizer, write_tokenizer
 from bigcl.interop.table import Row, Table, convolution, flat, linear, multihead, norm, read, under, write
 
 CONFIG = "open_clip_config.json"
@@ -130,7 +131,7 @@ def text_config(tower: dict[str, Any]) -> dict[str, Any]:
     hidden = tower["causal"] and tower["pool"] in ("eot", "first")
     expect(
         tower, where, "open_clip", pool=TEXT_POOLS, activation=ACTIVATIONS, causal=(True, False),
-        projection_bias=(False, True), pad_id=(tower["pad_id"],) if hidden else (None,),
+        projection_bias=(False, True), pad_id=(tower["pad_id"],) if hidden else (None,), eos_id=(tower["eos_id"],),
     )  # fmt: skip
     if not tower["embed_dim"]:
         raise Inexpressible(f"{where}.embed_dim: open_clip always projects the text; set it")
@@ -142,7 +143,8 @@ def text_config(tower: dict[str, Any]) -> dict[str, Any]:
         "layers": tower["depth"],
         "mlp_ratio": timm.ratio(tower),
         "no_causal_mask": not tower["causal"],
-        "pool_type": TEXT_POOLS[tower["pool"]],
+        "pool_type": TEXT_POOLS[tower["pool"]] if tower["eos_id"] is None else "eos",
+        **({} if tower["eos_id"] is None else {"eos_id": tower["eos_id"]}),
         "proj_bias": tower["projection_bias"],
         "norm_kwargs": {"eps": tower["norm_eps"]},
         **ACTIVATIONS[tower["activation"]],
@@ -230,6 +232,56 @@ def preprocess_config(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
+TOWER = {
+    "width": schema.WIDTH,
+    "mlp_ratio": schema.RATIO,
+    "pool_type": schema.WORD,
+    "act_kwargs": schema.Maybe({"approximate": schema.WORD}),
+    "norm_kwargs": schema.Maybe({"eps": schema.EPSILON}),
+}
+VISION_SCHEMA = TOWER | {
+    "layers": schema.Kind(
+        "a whole number up to 1,024, or a list of four, those of a ResNet",
+        lambda x: all(map(schema.DEPTH.fits, x)) and len(x) == 4 if isinstance(x, list) else schema.DEPTH.fits(x),
+    ),
+    "head_width": schema.WIDTH,
+    "patch_size": schema.nullable(schema.PATCH),
+    "image_size": schema.PIXELS,
+    "no_ln_pre": schema.FLAG,
+    "timm_model_name": schema.WORD,
+    "timm_proj": schema.nullable(schema.WORD),
+}
+TEXT_SCHEMA = TOWER | {
+    "context_length": schema.TOKENS,
+    "vocab_size": schema.VOCABULARY,
+    "heads": schema.HEADS,
+    "layers": schema.DEPTH,
+    "no_causal_mask": schema.FLAG,
+    "proj_bias": schema.FLAG,
+    "pad_id": schema.ID,
+    "eos_id": schema.ID,
+    "embed_cls": schema.FLAG,
+    "tokenizer_kwargs": schema.Maybe({"clean": schema.one_of("whitespace", "lower", "canonicalize")}),
+}
+MODEL_SCHEMA = {
+    "embed_dim": schema.needed(schema.WIDTH),
+    "vision_cfg": VISION_SCHEMA,
+    "text_cfg": TEXT_SCHEMA,
+    "quick_gelu": schema.FLAG,
+    "custom_text": schema.FLAG,
+}
+PREPROCESS_SCHEMA = {
+    "size": schema.Kind(
+        "a whole number up to 16,384, or a list of two",
+        lambda x: all(map(schema.PIXELS.fits, x)) and len(x) == 2 if isinstance(x, list) else schema.PIXELS.fits(x),
+    ),
+    "mean": schema.MEAN,
+    "std": schema.STD,
+    "interpolation": schema.WORD,
+    "resize_mode": schema.WORD,
+}
+
+
 def activation(config: dict[str, Any], quick_gelu: bool) -> str:
     """bigcl's name of what a `vision_cfg` or `text_cfg` says."""
     if quick_gelu:
@@ -282,11 +334,13 @@ def text_part(text: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     known = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio", "no_causal_mask", "pool_type"}
     known |= {"proj_bias", "act_kwargs", "norm_kwargs", "pad_id", "eos_id", "output_tokens", "hf_tokenizer_name"}
     refuse_unknown(text, known | {"tokenizer_kwargs", "tokenizer_mode", "embed_cls"}, "text_cfg")
-    pools = {v: k for k, v in TEXT_POOLS.items()}
-    if text.get("pool_type", "argmax") not in pools:
-        raise Inexpressible(f"{CONFIG}: text_cfg.pool_type {text['pool_type']!r}; bigcl has {', '.join(pools)}")
-    width = text.get("width", 512)
-    appended = {"pool": "coca", "pad_id": text.get("pad_id", 0)} if text.get("embed_cls") else {}
+    pools = {v: k for k, v in TEXT_POOLS.items()} | {"eos": "eot"}
+    width, pool = text.get("width", 512), text.get("pool_type", "argmax")
+    if pool not in pools:
+        raise Inexpressible(f"{CONFIG}: text_cfg.pool_type {pool!r}; bigcl has {', '.join(pools)}")
+    appended: dict[str, Any] = (
+        {"pool": "coca", "pad_id": text.get("pad_id", 0), "eos_id": None} if text.get("embed_cls") else {}
+    )
     return {
         "kind": "text",
         "vocab": text.get("vocab_size", 49408),
@@ -296,7 +350,8 @@ def text_part(text: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
         "heads": text.get("heads", 8),
         "mlp_width": int(width * text.get("mlp_ratio", 4.0)),
         "causal": not text.get("no_causal_mask", False),
-        "pool": pools[text.get("pool_type", "argmax")],
+        "pool": pools[pool],
+        "eos_id": text.get("eos_id", 2) if pool == "eos" else None,
         "activation": activation(text, config.get("quick_gelu", False)),
         "norm_eps": (text.get("norm_kwargs") or {}).get("eps", 1e-5),
         "embed_dim": config["embed_dim"],
@@ -312,41 +367,65 @@ def refuse_unknown(config: dict[str, Any], known: set[str], where: str) -> None:
             raise Inexpressible(f"{CONFIG}: {where}.{key} = {value!r}: bigcl has no such option")
 
 
-def load(path: pathlib.Path) -> Model:
-    """A folder with `open_clip_config.json` and weights, as open_clip writes and its Hub repositories have."""
-    weights = files.find_weights(path)
-    record = files.read_json(weights.with_name(CONFIG))
-    config, given = record.get("model_cfg", record), record.get("preprocess_cfg", {})
-    for section in ("vision_cfg", "text_cfg"):
-        if not isinstance(config.get(section), dict):
-            raise files.BadFile(f"{weights.with_name(CONFIG)}: no section {section}")
-    known = {"embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text"}
-    refuse_unknown(config, known | {"init_logit_bias", "init_logit_scale"}, "model_cfg")
-    tensors = coca.contrastive(resnet.folded(files.read_tensors(weights), "visual."))
-    shapes = {k: v.shape for k, v in tensors.items()}
-    trunk = "timm_model_name" in config["vision_cfg"]
-    image, text = image_part(config["vision_cfg"], config, shapes), text_part(config["text_cfg"], config)
-    image |= {"mean": list(given.get("mean", OPENAI_MEAN)), "std": list(given.get("std", OPENAI_STD))}
-    loss = "sigmoid" if "logit_bias" in tensors else "infonce"
-    towers = {"image": image, "text": text}
-    task, wanted = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": loss, "of": list(towers)}]})
-    if image.get("registers"):  # beside other poolings the class token is a register, without a position of its own
+def own_tensors(tensors: dict[str, np.ndarray], *, registers: bool) -> dict[str, np.ndarray]:
+    """The same function with tensors that bigcl has a place for. registers: beside other poolings the class token is
+    one, without a position of its own."""
+    tensors = dict(tensors)
+    if registers:
         position = tensors["visual.positional_embedding"]
         tensors["visual.class_embedding"] = tensors["visual.class_embedding"] + position[0]
         tensors["visual.positional_embedding"] = position[1:]
+    for name in ("logit_scale", "logit_bias"):  # of one element in some files
+        if name in tensors:
+            tensors[name] = tensors[name].reshape(())
+    return tensors
+
+
+def load(path: pathlib.Path, family: str | None = None) -> Model:
+    """A folder with `open_clip_config.json` and weights, as open_clip writes and its Hub repositories have; or weights
+    alone of a family of `PRESETS`."""
+    weights = files.find_weights(path)
+    where = weights.with_name(CONFIG)
+    if where.exists():
+        record = schema.read(where, {"model_cfg": {}, "preprocess_cfg": PREPROCESS_SCHEMA})
+        tensors = files.read_tensors(weights)
+    else:
+        family = bare.checked(weights, family)
+        tensors = files.read_tensors(weights)
+        record = bare.record(weights, tensors, family)
+    config, given = record.get("model_cfg", record), record.get("preprocess_cfg", {})
+    for section in ("vision_cfg", "text_cfg"):
+        if section not in config:
+            raise files.BadFile(f"{where}: no section {section}")
+    schema.check(config, MODEL_SCHEMA, f"{where}: ")
+    known = {"embed_dim", "vision_cfg", "text_cfg", "multimodal_cfg", "quick_gelu", "custom_text"}
+    refuse_unknown(config, known | {"init_logit_bias", "init_logit_scale"}, "model_cfg")
+    trunk = "timm_model_name" in config["vision_cfg"]
+    with files.expecting(weights):
+        tensors = {k: v for k, v in tensors.items() if k not in bare.BESIDE}
+        tensors = coca.contrastive(resnet.folded(tensors, "visual."))
+        shapes = {k: v.shape for k, v in tensors.items()}
+        image, text = image_part(config["vision_cfg"], config, shapes), text_part(config["text_cfg"], config)
+    usual = "siglip" if trunk else "coca" if text["pool"] == "coca" else "open_clip"
+    preset = PRESETS[family or (usual if "preprocess_cfg" not in record else "open_clip")]  # what open_clip takes
+    image |= {k: list(given.get(k, x)) for k, x in zip(("mean", "std"), preset.colours, strict=True)}
+    loss = "sigmoid" if "logit_bias" in tensors else "infonce"
+    towers = {"image": image, "text": text}
+    task, wanted = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": loss, "of": list(towers)}]})
+    with files.expecting(weights):
+        tensors = own_tensors(tensors, registers=bool(image.get("registers")))
     prefixed, depths = "text.ln_final.weight" in tensors, image.get("depths", ())
     pooler = image.get("pool") == "coca"
     names = table(trunk=trunk, custom_text=prefixed, bias=text["projection_bias"], depths=depths, pooler=pooler)
     if image.get("registers"):
         names = tuple(r._replace(path="towers/image/registers") if r.path == "towers/image/cls" else r for r in names)
-    for name in ("logit_scale", "logit_bias"):  # of one element in some files
-        if name in tensors:
-            tensors[name] = tensors[name].reshape(())
     arrays = read(names, tensors, wanted, where=str(weights))
+    if "preprocess_cfg" not in record:
+        print(f"{path}: no preprocess_cfg: pictures as published: {preset.said()}")
     size = given.get("size", image["image_size"])
     if image["image_size"] != (size if isinstance(size, int) else size[0]) and not trunk:
         print(f"{path}: preprocess_cfg.size is {size}, the tower's {image['image_size']}; the tower's is taken")
-    mode, method = given.get("resize_mode", "shortest"), given.get("interpolation", "bicubic")
+    mode, method = given.get("resize_mode", preset.mode), given.get("interpolation", preset.method)
     if mode not in ("shortest", "squash") or method not in ("bicubic", "bilinear"):
         raise Inexpressible(
             f"{CONFIG}: preprocess_cfg: resize_mode {mode!r} by {method!r}; bigcl has no such transform"
@@ -363,8 +442,7 @@ def load(path: pathlib.Path) -> Model:
         clean_within(tokenizer, (config["text_cfg"].get("tokenizer_kwargs") or {}).get("clean", "whitespace"))
         if text["pool"] == "coca" and not config["text_cfg"].get("hf_tokenizer_name"):
             tokenizer.pad_id = 0  # that of open_clip's own tokenizer, whatever the file says
+    elif trunk or not config["text_cfg"].get("hf_tokenizer_name"):
+        published = "siglip2" if usual == "siglip" and text["vocab"] in PRESETS["siglip2"].vocab else usual
+        tokenizer = tokenizer_of(PRESETS[family or published], text["vocab"])
     return Model(task, arrays, tokenizer, preprocessing)
-
-
-OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""What open_clip takes where a file says nothing."""

@@ -9,19 +9,18 @@ import numpy as np
 from bigcl.interop import files
 from bigcl.interop.huggingface import (
     ACTIVATIONS,
-    RESAMPLE,
     SIGLIP,
     SIGLIP_TEXT_DEFAULTS,
     SIGLIP_VISION,
     SIGLIP_VISION_DEFAULTS,
     bigcl_form,
-    read_processor,
-    read_tokenizer,
     text_config,
     tower_of,
     transformer_config,
 )
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect
+from bigcl.interop.presets import PRESETS, tokenizer_of
+from bigcl.interop.processors import RESAMPLE, colours, method_of, read_processor, read_tokenizer
 from bigcl.interop.table import Table, linear, read, under
 
 PATCHES = "embeddings.patch_embedding"
@@ -89,15 +88,15 @@ def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
     side = int(vision["num_patches"] ** 0.5)
     if not vision["vision_use_head"] or side**2 != vision["num_patches"]:
         raise Inexpressible("vision_config: vision_use_head = False, or num_patches is no square")
-    record = read_processor(weights.parent)
+    preset = PRESETS["siglip2_naflex"]
+    record = read_processor(weights.parent, preset)
     image_tower = {
         "kind": "vit",
         "image_size": side * vision["patch_size"],
         "patch": vision["patch_size"],
         "naflex": True,
         "pool": "map",
-        "mean": record.get("image_mean", [0.5] * 3),
-        "std": record.get("image_std", [0.5] * 3),
+        **colours(record, preset),
         **tower_of(vision, "vision_config"),
     }
     text_tower = {
@@ -112,7 +111,10 @@ def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
     }
     towers = {"image": image_tower, "text": text_tower}
     task, shapes = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": "sigmoid", "of": list(towers)}]})
-    arrays = read(TABLE, bigcl_form(files.read_tensors(weights), "siglip"), shapes, where=str(weights))
-    method = next(k for k, v in RESAMPLE.items() if v == record.get("resample", RESAMPLE["bilinear"]))
+    with files.expecting(weights):
+        tensors = bigcl_form(files.read_tensors(weights), "siglip")
+    arrays = read(TABLE, tensors, shapes, where=str(weights))
+    method = method_of(record, preset.method)
     how = {"kind": "naflex", "tokens": record.get("max_num_patches", side**2), "method": method}
-    return Model(task, arrays, read_tokenizer(weights.parent), Preprocessing.of([how], task["towers"]["image"]))
+    tokenizer = read_tokenizer(weights.parent) or tokenizer_of(preset, text["vocab_size"])
+    return Model(task, arrays, tokenizer, Preprocessing.of([how], task["towers"]["image"]))

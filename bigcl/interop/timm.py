@@ -2,12 +2,14 @@
 
 import math
 import pathlib
-from typing import Any, Literal
+import re
+from typing import Any
 
 import numpy as np
 
-from bigcl.interop import files
+from bigcl.interop import files, schema
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect, initial
+from bigcl.interop.presets import PRESETS
 from bigcl.interop.table import (
     KV,
     Q,
@@ -54,6 +56,28 @@ TRUNK: Table = (
 VIT: Table = under("", "towers/image/", (*TRUNK, *linear("head", "projection")))
 
 POOLS = {"cls": "token", "mean": "avg", "map": "map"}
+ARGUMENTS_SCHEMA = {
+    "global_pool": schema.one_of(*POOLS.values()),
+    "act_layer": schema.one_of("gelu", "gelu_tanh", "quick_gelu", "relu", "silu"),
+    "num_heads": schema.HEADS,
+}
+DATA_SCHEMA = {
+    "input_size": schema.Kind(
+        "a list of channels, height and width",
+        lambda x: isinstance(x, list) and len(x) == 3 and all(map(schema.PIXELS.fits, x)),
+    ),
+    "mean": schema.MEAN,
+    "std": schema.STD,
+    "crop_mode": schema.nullable(schema.WORD),
+    "crop_pct": schema.nullable(schema.RATIO),
+    "interpolation": schema.one_of("bicubic", "bilinear", "lanczos"),
+}
+SCHEMA = {
+    "architecture": schema.needed(schema.WORD),
+    "global_pool": schema.WORD,
+    "model_args": schema.Maybe(ARGUMENTS_SCHEMA),
+    "pretrained_cfg": schema.Maybe(DATA_SCHEMA),
+}
 ARCHITECTURES = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 """Any size is one of these with other arguments; they differ in the epsilon of their norms, which is no argument."""
 
@@ -163,9 +187,11 @@ def architecture_options(architecture: str) -> dict[str, Any]:
     Names are like `vit_base_patch16_siglip_224`, `vit_large_patch14_clip_quickgelu_336`, `vit_small_patch14_dinov2`.
     """
     words = architecture.split("_")
-    if len(words) < 3 or words[0] != "vit" or not words[2].startswith("patch"):
-        raise Inexpressible(f"architecture {architecture!r}; of timm bigcl reads vit_<size>_patch<n>_...")
+    if not re.fullmatch(r"vit_[a-z0-9]+_patch\d{1,4}(_\w+)?", architecture):
+        raise Inexpressible(f"architecture {architecture[:80]!r}; of timm bigcl reads vit_<size>_patch<n>_...")
     activation = "quick_gelu" if "quickgelu" in words else "gelu"
+    if "siglip" in words and not words[-1].isdecimal():
+        raise Inexpressible(f"architecture {architecture[:80]!r}: a SigLIP without its resolution at the end")
     if "siglip" in words:
         activation = siglip_activation(words[1], int(words[2].removeprefix("patch")), int(words[-1]))
     return {"activation": activation, "norm_eps": 1e-5 if "clip" in words else 1e-6}
@@ -189,10 +215,10 @@ def tower_of(
         "trim": image_size != grid * patch,
         "patch": patch,
         "width": width,
-        "depth": 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")),
-        "heads": heads or width // (72 if width == 1152 else 64),
+        "depth": max(1, len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})),
+        "heads": heads or max(1, width // (72 if width == 1152 else 64)),
         "mlp_width": shapes["blocks.0.mlp.fc1.weight"][0],
-        "pool": next(k for k, v in POOLS.items() if v == pool),
+        "pool": {v: k for k, v in POOLS.items()}[pool],
         "registers": shapes["reg_token"][1] if "reg_token" in shapes else 0,
         "pre_norm": "norm_pre.weight" in shapes,
         "patch_bias": "patch_embed.proj.bias" in shapes,
@@ -221,31 +247,45 @@ def bigcl_form(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return tensors
 
 
+PUBLISHED = {"siglip": "siglip", "clip": "open_clip", "dinov2": "dinov2"}
+"""Words in the name of an architecture, and the presets that hold where a file says nothing of pictures; else they are
+squashed, with mean and std 0.5, as timm's plain vision transformers have them."""
+
+
 def load(path: pathlib.Path) -> Model:
     """A timm ViT: a folder with `config.json` and weights, as timm and its Hub repositories have."""
     weights = files.find_weights(path)
-    config = files.read_json(weights.with_name("config.json"))
+    config = schema.read(weights.with_name("config.json"), SCHEMA)
     args, given = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
     pool = args.get("global_pool", config.get("global_pool", "token"))
     if pool not in POOLS.values():
         raise Inexpressible(f"{path}: global_pool {pool!r}; bigcl has {', '.join(POOLS.values())}")
-    options = architecture_options(str(config.get("architecture")))
+    options = architecture_options(config["architecture"])
     options["activation"] = args.get("act_layer", options["activation"])
-    tensors = bigcl_form(files.read_tensors(weights))
+    with files.expecting(weights):
+        tensors = bigcl_form(files.read_tensors(weights))
     if "head.bias" in tensors:  # a classifier is no projection
         print(f"{path}: the classifier (head.weight, head.bias) is left out")
         tensors = {k: v for k, v in tensors.items() if not k.startswith("head.")}
     if "head.weight" in tensors:
         options["embed_dim"] = len(tensors["head.weight"])
-    options |= {"mean": given.get("mean", [0.5] * 3), "std": given.get("std", [0.5] * 3)}
+    preset = PRESETS[next((v for k, v in PUBLISHED.items() if k in config["architecture"].split("_")), "siglip")]
+    if not given:
+        print(f"{path}: no pretrained_cfg: pictures as published: {preset.said()}")
+    options |= {k: list(given.get(k, x)) for k, x in zip(("mean", "std"), preset.colours, strict=True)}
     shapes = {k: v.shape for k, v in tensors.items()}
     size = given.get("input_size", (3, None))[1]
-    tower = tower_of(shapes, pool=pool, heads=args.get("num_heads"), size=size, **options)
+    with files.expecting(weights):
+        tower = tower_of(shapes, pool=pool, heads=args.get("num_heads"), size=size, **options)
     task, wanted = blank({"kind": "two_tower", "towers": {"image": tower}, "losses": []})
     image = {k: v for k, v in wanted.items() if k.startswith("towers/image/")}
     arrays = read(VIT, tensors, image, where=str(path)) | {"log_scale": initial(task, "log_scale")}
-    mode: Literal["shortest", "squash"] = "squash" if given.get("crop_mode") == "squash" else "shortest"
+    mode, share = preset.mode, given.get("crop_pct") or 1.0
+    if share != 1.0:
+        print(f"{path}: crop_pct is {share}; pictures are resized to the size of the tower, which sees them whole")
+    if given:  # where it leaves the mode out it crops
+        mode = "squash" if given.get("crop_mode") == "squash" else "shortest"
     preprocessing = Preprocessing(
-        tower["image_size"], mode, given.get("interpolation", "bicubic"), tuple(tower["mean"]), tuple(tower["std"])
+        tower["image_size"], mode, given.get("interpolation", preset.method), tuple(tower["mean"]), tuple(tower["std"])
     )
     return Model(task, arrays, None, preprocessing)

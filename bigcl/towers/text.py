@@ -32,10 +32,10 @@ class TextTransformer(nnx.Module):
     vocab: size of the vocabulary; by default the tokenizer's.  length: tokens of the longest text.
     variant: sizes by name; `width`, `depth`, `heads`, `mlp_width` override it or replace it.
     causal: whether a token sees only those before it.
-    pool: "eot" (the first occurrence of the largest id, CLIP's end token), "last" (position N - 1, SigLIP), "first",
-        "mean", "map", or "coca" (a learned class token behind the text). Its mask is that of OpenCLIP's CoCa, with
-        which published weights were trained: keys are masked one place late, so that the class token sees the first
-        padding as well, and itself behind a text of full length alone.
+    pool: "eot" (the first occurrence of `eos_id`, by default of the largest id, CLIP's end token), "last" (position
+        N - 1, SigLIP), "first", "mean", "map", or "coca" (a learned class token behind the text). Its mask is that of
+        OpenCLIP's CoCa, with which published weights were trained: keys are masked one place late, so that the class
+        token sees the first padding as well, and itself behind a text of full length alone.
     pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
     post_norm: norms stand after each residual sum, and the tower's own before the first block (BERT).
     matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
@@ -55,6 +55,7 @@ class TextTransformer(nnx.Module):
         causal: bool = True,
         pool: Literal["eot", "last", "first", "mean", "map", "coca"] = "eot",
         pad_id: int | None = None,
+        eos_id: int | None = None,
         positions: Literal["learned", "rotary"] = "learned",
         qk_norm: bool = False,
         gated: bool = False,
@@ -79,7 +80,11 @@ class TextTransformer(nnx.Module):
             pad_id,
             dtype,
         )
-        self.head, self.post_norm = width // heads, post_norm
+        self.head, self.post_norm, self.eos_id = width // heads, post_norm, eos_id
+        if eos_id is not None and (pool != "eot" or not 0 <= eos_id < vocab):
+            raise ValueError(
+                f"text: eos_id {eos_id} with pool {pool!r} and {vocab} ids; pool 'eot' looks for one of them"
+            )
         if pool == "coca" and pad_id is None:
             raise ValueError("text: pool 'coca' without pad_id, which its class token leaves out; set it")
         small = nnx.initializers.normal(0.01)
@@ -144,7 +149,8 @@ class TextTransformer(nnx.Module):
             return self.map(x, mask)
         match self.pool:
             case "eot":
-                return jnp.take_along_axis(x, text.argmax(1)[:, None, None], axis=1)[:, 0]
+                end = (text if self.eos_id is None else text == self.eos_id).argmax(1)
+                return jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
             case "last":
                 return x[:, -1]
             case "first":

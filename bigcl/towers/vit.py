@@ -156,6 +156,12 @@ class ViT(nnx.Module):
         x = tokens if self.map is None else self.map(tokens.reshape(b * n, 1, -1)).reshape(b, n, -1)
         return x if self.projection is None else self.projection(x)
 
+    @property
+    def position_front(self) -> int | None:
+        """How many of the learned positions stand before those of the square of patches; None if they are not
+        learned."""
+        return None if self.position is None else int(self.cls is not None)
+
     def reads(self) -> jax.ShapeDtypeStruct | dict[str, jax.ShapeDtypeStruct]:
         """One image; if `naflex` its patches, which of them are real, and their rows and columns."""
         if self.naflex:

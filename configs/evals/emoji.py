@@ -3,18 +3,18 @@
 python -m bigcl.evaluate --checkpoint runs/emoji --suite configs/evals/emoji.py --out results/emoji
 """
 
-from configs.evals.common import shape, text_length
+from configs.evals.common import pictures, side, text_length
 
 CORRUPTIONS = ("noise", "blur", "pixelate", "jpeg", "contrast", "occlusion")
 
 
 def get_suite(arg, inputs):
     """No arguments."""
-    size, length = shape(inputs, "image")[0], text_length(inputs)
+    size, length = side(inputs), text_length(inputs)
     test, train = ({"kind": "emoji", "size": size, "split": split} for split in ("test", "train"))
-    decode = {"kind": "decode_image", "cache": 4096}
-    tokenize = {"kind": "tokenize", "length": length}
-    image, pairs = {"source": test, "transforms": [decode]}, {"source": test, "transforms": [decode, tokenize]}
+    *steps, keep = pictures(inputs, cache=4096)
+    tokenize, both = {"kind": "tokenize", "length": length}, {"kind": "keep", "keys": [*keep["keys"], "text"]}
+    image, pairs = {"source": test, "transforms": steps}, {"source": test, "transforms": [*steps, tokenize, both]}
     probe = {**image, "train": train, "label": "group"}
     zero_shot = {"kind": "zero_shot", **image, "label": "group", "length": length}
     return {

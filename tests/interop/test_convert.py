@@ -17,7 +17,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from bigcl.convert import convert  # noqa: E402
 from bigcl.data.tokenizers import train_bpe  # noqa: E402
-from bigcl.interop import big_vision, files, huggingface  # noqa: E402
+from bigcl.interop import big_vision, files, huggingface, processors  # noqa: E402
 from bigcl.interop import open_clip as names  # noqa: E402
 from bigcl.interop import timm as trunks  # noqa: E402
 from bigcl.interop.model import Inexpressible, Model, blank, clean_within, load  # noqa: E402
@@ -89,15 +89,19 @@ VISION = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "
 
 
 @pytest.mark.parametrize("activation, size, patch", [("quick_gelu", 24, 8), ("gelu", 16, 4), ("quick_gelu", 30, 8)])
-def test_transformers_clip(activation, size, patch, tmp_path):
+@pytest.mark.parametrize("eos", [49, 17])
+def test_transformers_clip(activation, size, patch, eos, tmp_path):
     vision = {**VISION, "image_size": size, "patch_size": patch, "hidden_act": activation}
     config = transformers.CLIPConfig(
-        vision_config=vision, text_config={**CLIP_TEXT, "hidden_act": activation}, projection_dim=20
+        vision_config=vision,
+        text_config={**CLIP_TEXT, "hidden_act": activation, "eos_token_id": eos},
+        projection_dim=20,
     )
     peer = randomize(transformers.CLIPModel(config))
     peer.save_pretrained(tmp_path / "peer")
     model = arrive("transformers", tmp_path / "peer", tmp_path / "out")
     x, ids = images(size), texts(10, 50)
+    ids[:, 5] = 17  # an end only where it is the one that is looked for
     result = peer(input_ids=torch.from_numpy(ids).long(), pixel_values=torch_images(x))
     close(model, x, ids, {"image": unit(result.image_embeds), "text": unit(result.text_embeds)})
     same_tensors(leave(huggingface.export, model, tmp_path / "back"), peer.state_dict())
@@ -203,7 +207,7 @@ def tokenizer_folder(folder):
 def test_the_tokenizer_comes_along(tmp_path):
     """With the padding and the cleaning of texts that its library gives it."""
     tokenizer_folder(tmp_path)
-    tokenizer = huggingface.read_tokenizer(tmp_path)
+    tokenizer = processors.read_tokenizer(tmp_path)
     assert tokenizer("the cat", 30)[-1] == tokenizer.pad_id == 1
     clean_within(tokenizer, "canonicalize")
     peer = open_clip.tokenizer.get_clean_fn("canonicalize")
@@ -225,6 +229,7 @@ def open_clip_folder(folder, config, peer):
         (True, {}, {}),
         (False, {"no_ln_pre": True, "act_kwargs": {"approximate": "tanh"}}, {"proj_bias": True}),
         (False, {"norm_kwargs": {"eps": 1e-3}}, {"no_causal_mask": True, "pool_type": "last"}),
+        (True, {}, {"pool_type": "eos", "eos_id": 17}),
     ],
 )
 def test_open_clip(pool, quick_gelu, vision, text, tmp_path):
@@ -240,6 +245,9 @@ def test_open_clip(pool, quick_gelu, vision, text, tmp_path):
     open_clip_folder(tmp_path / "peer", config, peer)
     model = arrive("open_clip", tmp_path / "peer", tmp_path / "out")
     x, ids = images(24), texts(10, 50)
+    if "eos_id" in text:
+        assert model.tower("text")["eos_id"] == 17
+        ids[0, 4], ids[1, 2] = 17, 17  # before the largest id, and in a text that has none else: the third
     theirs = {
         "image": unit(peer.encode_image(torch_images(x))),
         "text": unit(peer.encode_text(torch.from_numpy(ids).long())),
@@ -248,6 +256,7 @@ def test_open_clip(pool, quick_gelu, vision, text, tmp_path):
     same_tensors(leave(names.export, model, tmp_path / "back"), peer.state_dict())
     again = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
     np.testing.assert_array_equal(unit(again.encode_image(torch_images(x))), theirs["image"])
+    np.testing.assert_array_equal(unit(again.encode_text(torch.from_numpy(ids).long())), theirs["text"])
 
 
 @pytest.mark.parametrize("layers, width, size", [([1, 2, 1, 1], 8, 64), ([2, 1, 2, 1], 16, 96)])
@@ -270,6 +279,9 @@ def test_open_clip_resnet(layers, width, size, tmp_path):
     close(model, x, ids, theirs)
     left = leave(names.export, model, tmp_path / "back")
     assert set(left) == set(peer.state_dict())
+    once_more = leave(names.export, arrive("open_clip", tmp_path / "back", tmp_path / "again"), tmp_path / "twice")
+    for name, tensor in left.items():
+        np.testing.assert_allclose(once_more[name], tensor, rtol=1e-6, atol=1e-7, err_msg=name)
     again = open_clip.create_model(f"local-dir:{tmp_path / 'back'}").eval()
     np.testing.assert_allclose(unit(again.encode_image(torch_images(x))), theirs["image"], atol=TOLERANCE)
     with pytest.raises(Inexpressible, match="'vit'"):
@@ -357,7 +369,12 @@ def test_timm(architecture, args, tmp_path):
     x = images(32)
     expected = unit(peer(torch_images(x)))
     close(model, x, None, {"image": expected})
-    leave(trunks.export, model, tmp_path / "back")
+    left = leave(trunks.export, model, tmp_path / "back")
+    if "reg_tokens" not in args and "dinov2" not in architecture:  # those are folded into others
+        same_tensors(left, peer.state_dict())
+    once_more = arrive("timm", tmp_path / "back", tmp_path / "once_more")
+    for path, array in model.arrays.items():
+        np.testing.assert_array_equal(once_more.arrays[path], array, err_msg=path)
     again = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
     np.testing.assert_allclose(unit(again(torch_images(x))), expected, atol=TOLERANCE)
 

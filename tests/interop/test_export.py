@@ -16,6 +16,7 @@ from PIL import Image
 
 from bigcl import export as command
 from bigcl.checkpoint import Checkpoints
+from bigcl.convert import read_model
 from bigcl.data.tokenizers import TokenizersJSON, train_bpe
 from bigcl.interop import files, huggingface, open_clip, proof, timm
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, load, save
@@ -60,7 +61,7 @@ def make(towers, tokenizer, loss="infonce", mode="squash", **change):
     task, shapes = blank(task)
     rng = np.random.default_rng(0)
     arrays = {k: rng.normal(scale=0.2, size=s).astype(np.float32) for k, s in shapes.items()}
-    arrays["log_scale"] = np.float32(2.0).reshape(())
+    arrays["log_scale"] = np.array(2.0, np.float32)
     return Model(
         task, arrays, tokenizer, Preprocessing.of(Preprocessing(16, mode).transforms(), task["towers"]["image"])
     )
@@ -310,6 +311,73 @@ def test_an_exported_folder_is_opened_for_use(towers, loss, change, target, toke
     assert set(found) == ({"image"} if target == "timm" else {"image", "text"})
     for name, x in found.items():
         np.testing.assert_allclose(x, expected[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "towers, loss, change, target",
+    [
+        (EMOJI, "infonce", {}, "transformers"),
+        (EMOJI, "infonce", {"registers": 1}, "open_clip"),
+        (EMOJI, "infonce", {"registers": 3}, "timm"),
+        (CLIP, "infonce", {}, "transformers"),
+        (CLIP, "infonce", {}, "open_clip"),
+        (CLIP, "sigmoid", {}, "open_clip"),
+        (CLIP, "infonce", {}, "timm"),
+        (SIGLIP, "sigmoid", {}, "transformers"),
+        (SIGLIP, "sigmoid", {}, "timm"),
+        (SIGLIP, "sigmoid", {"naflex": True}, "transformers"),
+        (SIGLIP, "sigmoid", {"qk_norm": True, "gated": True}, "safetensors"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+def test_what_left_and_came_back_leaves_the_same(towers, loss, change, target, mode, tokenizer, tmp_path):
+    """Bit by bit the same tensors, the same config, the same preprocessing."""
+    model = make(towers, tokenizer, loss, mode, **change)
+    write, found = importlib.import_module(command.TARGETS[target]).export, []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        write(model, folder)
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        model = read_model(target, folder)
+    first, second = found
+    assert first.keys() == second.keys()
+    for name, content in first.items():
+        if name.endswith(".safetensors"):
+            mine, again = (files.read_tensors(tmp_path / side / name) for side in ("first", "second"))
+            assert mine.keys() == again.keys()
+            for key, value in mine.items():
+                np.testing.assert_array_equal(again[key], value, err_msg=key)
+        elif (name, target) != ("tokenizer.json", "open_clip"):  # to which open_clip's cleaning is added once more
+            assert json.loads(second[name]) == json.loads(content), name
+
+
+@PEERS
+@pytest.mark.slow
+def test_a_siglip_leaves_for_open_clip(tokenizer, tmp_path):
+    """In a published size, since open_clip takes timm's towers by name: 88 million parameters."""
+    sizes = {"image_size": 256, "patch": 32, "width": 768, "depth": 12, "heads": 12, "mlp_width": 3072}
+    image = {"kind": "vit", **sizes, "pool": "map", "activation": "gelu_tanh"}
+    text = {**TEXT, "vocab": tokenizer.vocab_size, **SIGLIP["text"], "embed_dim": 768, "activation": "gelu_tanh"}
+    towers = {"image": image, "text": text}
+    task, shapes = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": "sigmoid", "of": list(towers)}]})
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.normal(scale=0.05, size=s).astype(np.float32) for k, s in shapes.items()}
+    arrays |= {k: 1 + arrays[k] for k in arrays if k.endswith("/scale")}
+    arrays |= {"log_scale": np.array(2.0, np.float32), "bias": np.array(-3.0, np.float32)}
+    model = Model(task, arrays, tokenizer, Preprocessing(256, "squash"))
+    figures = exported(model, "open_clip", tmp_path)
+    assert proof.passed(figures) and {"image", "text", "logits", "pixels", "ids"} <= set(figures)
+    config = files.read_json(tmp_path / "out" / "open_clip_config.json")
+    assert config["model_cfg"]["vision_cfg"]["timm_model_name"] == "vit_base_patch32_siglip_256"
+    assert config["preprocess_cfg"]["resize_mode"] == "squash"
+    again = read_model("open_clip", tmp_path / "out")
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(again.arrays[path], array, err_msg=path)
+    (tmp_path / "back").mkdir()
+    open_clip.export(again, tmp_path / "back")
+    left, back = (files.read_tensors(tmp_path / name / "open_clip_model.safetensors") for name in ("out", "back"))
+    assert left.keys() == back.keys() and all(np.array_equal(back[k], v) for k, v in left.items())
 
 
 def test_a_missing_library_is_named(tokenizer, tmp_path, monkeypatch):

@@ -247,6 +247,24 @@ def test_padding_is_masked_by_its_id(name):
         np.testing.assert_allclose(call(longer, np.pad(x, ((0, 0), (0, 3)))).embedding, out.embedding, atol=1e-5)
 
 
+def test_texts_are_pooled_at_the_first_end():
+    """At the largest id, or at the one that is named, and where there is none of it at the first token."""
+    x = inputs(PARTS["text-eot"])
+    named = build({**PARTS["text-eot"], "embed_dim": None, "eos_id": 3})
+    y = x.copy()
+    y[y == 3] = 2
+    y[0, 2:4], y[1, 5] = 3, 3
+    encoded = call(named, y)
+    expected = [encoded.tokens[i, place] for i, place in enumerate([2, 5] + [0] * (len(y) - 2))]
+    np.testing.assert_array_equal(encoded.embedding, np.stack(expected))
+    largest = call(build({**PARTS["text-eot"], "embed_dim": None}), y)
+    np.testing.assert_array_equal(
+        largest.embedding, np.stack([t[i.argmax()] for t, i in zip(largest.tokens, y, strict=True)])
+    )
+    with pytest.raises(ConfigError, match="eos_id 3 with pool 'last'"):
+        build({**PARTS["text-last"], "eos_id": 3})
+
+
 def test_causal_text_does_not_see_what_follows():
     tower, x = build(PARTS["text-eot"]), inputs(PARTS["text-eot"])
     y = x.copy()

@@ -1,0 +1,133 @@
+"""Preprocessors and tokenizers in the words of transformers."""
+
+import json
+import pathlib
+from typing import Any
+
+import tokenizers as hf
+
+from bigcl.data.tokenizers import FILE, TokenizersJSON
+from bigcl.interop import files, schema
+from bigcl.interop.model import Inexpressible, Method, Model, Preprocessing
+from bigcl.interop.presets import Preset
+
+RESAMPLE: dict[Method, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
+"""Pillow's numbers."""
+
+
+def processor_config(preprocessing: Preprocessing, processor: str) -> dict[str, Any]:
+    """Preprocessing in transformers' words."""
+    size = {"height": preprocessing.size, "width": preprocessing.size}
+    crop = preprocessing.mode == "shortest"
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": processor,
+        "do_resize": True,
+        "size": {"shortest_edge": preprocessing.size} if crop else size,
+        "do_center_crop": crop,
+        "crop_size": size,
+        "resample": RESAMPLE[preprocessing.method],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+        "do_convert_rgb": True,
+    }
+
+
+def write_tokenizer(model: Model, out: pathlib.Path) -> None:
+    """Writes `tokenizer.json` and what transformers wants to know beside it."""
+    assert model.tokenizer is not None
+    tokenizer = model.tokenizer
+    tokenizer.save(out / FILE)
+    names = {"bos_token": tokenizer.prefix[-1:], "eos_token": tokenizer.suffix[:1], "pad_token": [tokenizer.pad_id]}
+    length = model.tower("text")["length"]
+    written = json.loads((out / FILE).read_text())
+    written["truncation"] = {"direction": "Right", "max_length": length, "strategy": "LongestFirst", "stride": 0}
+    written["padding"]["strategy"] = {"Fixed": length}
+    files.write_json(written, out / FILE)
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": length,
+        "padding_side": "right",
+        "truncation_side": "right",
+        "split_special_tokens": True,  # a text that spells a mark does not get the mark
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids"],
+        **{key: tokenizer.model.id_to_token(ids[0]) for key, ids in names.items() if ids},
+    }
+    files.write_json(config, out / "tokenizer_config.json")
+
+
+PICTURES_SCHEMA = {
+    "image_mean": schema.MEAN,
+    "image_std": schema.STD,
+    "resample": schema.ID,
+    "do_center_crop": schema.nullable(schema.FLAG),
+    "max_num_patches": schema.TOKENS,
+}
+
+
+def colours(record: dict[str, Any], preset: Preset) -> dict[str, list[float]]:
+    """Mean and standard deviation that a record says, or the published ones."""
+    mean, std = preset.colours
+    return {"mean": list(record.get("image_mean", mean)), "std": list(record.get("image_std", std))}
+
+
+def read_processor(folder: pathlib.Path, preset: Preset) -> dict[str, Any]:
+    """What the folder says of pictures; nothing if it has no such file, so that the published record holds."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).exists():
+            record = schema.read(folder / name, {"image_processor": {}})
+            record = record.get("image_processor", record)
+            schema.check(record, PICTURES_SCHEMA, f"{folder / name}: ")
+            return record
+    print(f"{folder}: no preprocessor_config.json: pictures as published: {preset.said()}")
+    return {}
+
+
+def read_tokenizer(folder: pathlib.Path) -> TokenizersJSON | None:
+    """The tokenizer of a folder, padded with the token that its config names; None if there is no tokenizer.json."""
+    if not (folder / FILE).exists():
+        return None
+    path = folder / "tokenizer_config.json"
+    config = files.read_json(path) if path.exists() else {}
+    token = config.get("pad_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(token, str | None):
+        raise files.BadFile(f"{path}: pad_token = {schema.shown(token)}: expected a token, as a string")
+    tokenizer = TokenizersJSON(str(folder / FILE))
+    pad = None if token is None else tokenizer.model.token_to_id(token)
+    tokenizer = tokenizer if pad is None else TokenizersJSON(str(folder / FILE), pad_id=pad)
+    if config.get("tokenizer_class") in LOWERING:
+        old = tokenizer.model.normalizer
+        steps = [hf.normalizers.Lowercase(), *([] if old is None else [old])]
+        tokenizer.model.normalizer = hf.normalizers.Sequence(steps)
+    return tokenizer
+
+
+LOWERING = ("Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
+"""Classes of the tokenizers beside a SigLIP 2, which lower-case texts whether or not their file says so."""
+
+
+def preprocessing_of(record: dict[str, Any], tower: dict[str, Any], preset: Preset) -> Preprocessing:
+    """Preprocessing from transformers' words; what they leave out is as published, as their processors have it."""
+    crop, size = record.get("do_center_crop", preset.mode == "shortest"), tower["image_size"]
+    for key in ("size", "crop_size") if crop else ("size",):
+        sides = record[key].values() if isinstance(record.get(key), dict) else [record.get(key)]
+        if other := [x for x in sides if isinstance(x, int) and x != size]:
+            print(f"preprocessor_config.json: {key} is {other[0]}, the tower's {size}; the tower's is taken")
+    method = method_of(record, preset.method)
+    return Preprocessing(
+        tower["image_size"], "shortest" if crop else "squash", method, tuple(tower["mean"]), tuple(tower["std"])
+    )
+
+
+def method_of(record: dict[str, Any], default: Method) -> Method:
+    """How a record says to resize. Raises Inexpressible."""
+    number = record.get("resample", RESAMPLE[default])
+    method = next((k for k, v in RESAMPLE.items() if v == number), None)
+    if method is None:
+        raise Inexpressible(f"preprocessor_config.json: resample {number}; bigcl has {RESAMPLE}")
+    return method
