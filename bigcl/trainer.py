@@ -182,5 +182,7 @@ class Trainer:
             pace = (time.monotonic() - self.asked[1]) / (step - self.asked[0])
             said = multihost_utils.process_allgather(np.array([self.notice.signal, pace], np.float32))
             self.notice.signal = int(said[:, 0].max())
-            self.asked, self.ask_at = (step, time.monotonic()), step + max(1, int(AGREE / said[:, 1].max()))
+            # At most twice as far as the last time, which may have been quick steps between two saves.
+            ahead = min(max(1, int(AGREE / said[:, 1].max())), 2 * (step - self.asked[0]))
+            self.asked, self.ask_at = (step, time.monotonic()), step + ahead
         return self.notice.signal > 0 and step < self.steps
