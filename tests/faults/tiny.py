@@ -37,5 +37,7 @@ def parameters(workdir):
 
     folder = workdir / "checkpoints"
     last = max(int(p.name) for p in folder.iterdir() if p.name.isdigit())
-    values = ocp.PyTreeCheckpointer().restore(folder / str(last) / "default")
-    return {k: np.asarray(v) for k, v in values.items()}
+    reader, path = ocp.PyTreeCheckpointer(), folder / str(last) / "default"
+    plain = ocp.RestoreArgs(restore_type=np.ndarray)  # whatever the processes that wrote them
+    args = {k: plain for k in reader.metadata(path).item_metadata.tree}
+    return {k: np.asarray(v) for k, v in reader.restore(path, restore_args=args).items()}
