@@ -11,6 +11,8 @@ from bigcl.registry import ConfigError, Part
 Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Metrics of the last row of each run, by run and seed."""
 
+ROUNDING = 1e-12
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demand:
@@ -66,8 +68,11 @@ class Demand:
         return Verdict(self, values, mean, statistics.stdev(values) if len(values) > 1 else 0.0, holds)
 
     def fulfilled(self, value: float) -> bool:
-        """Whether a number is on the right side; one that is none is not."""
-        return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
+        """Whether a number is on the right side of the bound or, but for the rounding of sums, on it; one that is none
+        is not."""
+        if self.at_least is not None:
+            return value >= self.at_least - ROUNDING
+        return value <= (self.at_most or 0.0) + ROUNDING
 
     def __str__(self) -> str:
         number = f"{' and '.join(self.metrics)} of {self.of}"

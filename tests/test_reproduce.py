@@ -28,6 +28,8 @@ MEASURED = {
         ({"of": "baseline", "at_most": 0.6}, (0.5, 0.7), 0.6, True),
         ({"minus": "baseline", "at_least": 0.26}, (0.4, 0.1), 0.25, False),
         ({"minus": "baseline", "at_least": 0.1, "each_seed": True}, (0.4, 0.1), 0.25, True),
+        ({"minus": "baseline", "at_most": 0.25}, (0.4, 0.1), 0.25, True),  # as floats a little more
+        ({"minus": "baseline", "at_most": 0.25 - 1e-9}, (0.4, 0.1), 0.25, False),
         ({"over": "baseline", "at_least": 1.4}, (1.8, 0.8 / 0.7), 0.85 / 0.6, True),
     ],
 )
