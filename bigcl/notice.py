@@ -43,6 +43,7 @@ class Notice:
 
     def obey(self, where: str) -> None:
         """Raises Interrupted on all processes if one of them was asked to stop; each must call."""
-        self.signal = max(part[0] for part in gathered(bytes([self.signal])))
-        if self.signal:
-            raise Interrupted(f"stopped {where}", self.signal)
+        asked = max(part[0] for part in gathered(bytes([self.signal])))
+        if asked:  # else what came meanwhile is kept for the next time
+            self.signal = asked
+            raise Interrupted(f"stopped {where}", asked)

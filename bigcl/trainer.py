@@ -176,13 +176,17 @@ class Trainer:
     def stopping(self, step: int) -> bool:
         """Whether to stop after this step. Several processes agree on it every few seconds, at steps that follow from
         the pace of the slowest, so that none waits for one that is gone."""
+        notice = self.notice.signal
         if jax.process_count() > 1:
             if step < self.ask_at:
                 return False
             pace = (time.monotonic() - self.asked[1]) / (step - self.asked[0])
-            said = multihost_utils.process_allgather(np.array([self.notice.signal, pace], np.float32))
-            self.notice.signal = int(said[:, 0].max())
+            said = multihost_utils.process_allgather(np.array([notice, pace], np.float32))
+            notice = int(said[:, 0].max())
             # At most twice as far as the last time, which may have been quick steps between two saves.
             ahead = min(max(1, int(AGREE / said[:, 1].max())), 2 * (step - self.asked[0]))
             self.asked, self.ask_at = (step, time.monotonic()), step + ahead
-        return self.notice.signal > 0 and step < self.steps
+        if not notice or step >= self.steps:
+            return False  # and what came while they agreed is kept for the next time
+        self.notice.signal = notice
+        return True
