@@ -87,6 +87,7 @@ def join_cluster(seconds: float = 300.0) -> None:
 
     from bigcl.registry import ConfigError
 
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself, at some time from here on
     env, patience = os.environ, max(1, int(seconds))
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
         if missing := [k for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not env.get(k, "").isdecimal()]:

@@ -10,7 +10,6 @@ from bigcl import host
 if __name__ == "__main__":
     host.prepare()
 
-import contextlib
 import json
 import os
 import pathlib
@@ -81,12 +80,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
     parts = parts or [(config, workdir)]
     host.configure_jax()
     start = Deadlines(**parts[0][0]["deadlines"]).start
-    with contextlib.ExitStack() as stack:
-        notice = stack.enter_context(Notice().kept(*PREEMPTION))
+    with Notice().kept(*PREEMPTION) as notice:
         with Watchdog(workdir, *host.place_in_job(os.environ)) as watchdog:
             watchdog.doing("joining the other processes", start)
             host.join_cluster(start + LATER)
-        stack.enter_context(notice.kept(*PREEMPTION))  # again: with several processes JAX has taken SIGTERM for itself
         for part, folder in parts:
             with Watchdog(folder, jax.process_index(), jax.process_count()) as watchdog:
                 watchdog.doing("agreeing with the other processes", start)
