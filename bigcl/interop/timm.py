@@ -268,7 +268,8 @@ def load(path: pathlib.Path) -> Model:
         print(f"{path}: the classifier (head.weight, head.bias) is left out")
         tensors = {k: v for k, v in tensors.items() if not k.startswith("head.")}
     if "head.weight" in tensors:
-        options["embed_dim"] = len(tensors["head.weight"])
+        with files.expecting(weights):
+            options["embed_dim"] = len(tensors["head.weight"])
     preset = PRESETS[next((v for k, v in PUBLISHED.items() if k in config["architecture"].split("_")), "siglip")]
     if not given:
         print(f"{path}: no pretrained_cfg: pictures as published: {preset.said()}")
