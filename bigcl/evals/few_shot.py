@@ -20,7 +20,6 @@ class FewShot:
     Dosovitskiy et al. 2021, section 4.1).
 
     train, source: where the shots and the test examples come from.  label: key of the class in both; None is left out.
-    train_transforms: of the shots, where they are not those of the test examples.
     item: the tower's input, or several, whose embeddings stand side by side.
     standardize: whether each feature has mean 0 and variance 1 over the training set.
     shots: numbers of examples of a class, or fewer where there are fewer.
@@ -36,7 +35,6 @@ class FewShot:
         train: Annotated[Part, "source"],
         source: Annotated[Part, "source"],
         transforms: Sequence[Annotated[Part, "transform"]] = (),
-        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         label: str = "label",
         item: str | Sequence[str] = "image",
         standardize: bool = False,
@@ -47,15 +45,14 @@ class FewShot:
         tokenizer: Tokenizer | None = None,
         mesh: Mesh,
     ):
-        self.train = Examples(train, transforms if train_transforms is None else train_transforms, tokenizer, batch)
-        self.test = Examples(source, transforms, tokenizer, batch)
+        self.train, self.examples = (Examples(part, transforms, tokenizer, batch) for part in (train, source))
         self.label, self.item, self.shots, self.repeats = label, item, tuple(shots), repeats
         self.standardize, self.strengths, self.mesh = standardize, tuple(strengths), mesh
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
         names, x, target = self.train.labelled(encode, self.item, self.label)
-        _, queries, wanted = self.test.labelled(encode, self.item, self.label, names)
+        _, queries, wanted = self.examples.labelled(encode, self.item, self.label, names)
         if self.standardize:
             middle, spread = x.mean(0), np.maximum(x.std(0), 1e-6)
             x, queries = (x - middle) / spread, (queries - middle) / spread

@@ -22,7 +22,6 @@ class KNN:
     as DINO and others report it).
 
     train, source: where neighbours and queries come from.  label: key of the class in both; None is left out.
-    train_transforms: of the neighbours, where they are not those of the queries.
     item: the tower's input.  ks: accuracy and its mean per class are reported for each k.
     temperature: 0.07 is Wu et al.'s; None: every neighbour has one vote. Of equal votes the first class wins.
 
@@ -35,7 +34,6 @@ class KNN:
         train: Annotated[Part, "source"],
         source: Annotated[Part, "source"],
         transforms: Sequence[Annotated[Part, "transform"]] = (),
-        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         label: str = "label",
         item: str = "image",
         ks: Sequence[int] = (1, 10, 20),
@@ -44,14 +42,13 @@ class KNN:
         tokenizer: Tokenizer | None = None,
         mesh: Mesh,
     ):
-        self.train = Examples(train, transforms if train_transforms is None else train_transforms, tokenizer, batch)
-        self.test = Examples(source, transforms, tokenizer, batch)
+        self.train, self.examples = (Examples(part, transforms, tokenizer, batch) for part in (train, source))
         self.label, self.item, self.ks, self.temperature, self.mesh = label, item, tuple(ks), temperature, mesh
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
         names, x, target = self.train.labelled(encode, self.item, self.label)
-        _, queries, wanted = self.test.labelled(encode, self.item, self.label, names)
+        _, queries, wanted = self.examples.labelled(encode, self.item, self.label, names)
         ids = np.arange(len(x), dtype=np.int32)
         places, scores, _ = first(queries, x, np.full(len(queries), -1, np.int32), ids, self.mesh, k=max(self.ks))
         self.artifacts = {"classes": names, "labels": wanted}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Float32, Int
 
 from bigcl.evals.ranks import over_rows, pad, put
 from bigcl.mesh import batch_sharding, replicated
@@ -47,23 +47,25 @@ def ridge(
     examples than dimensions are all the host's: there both parts of the quotient vanish with the strength.
     """
     n, middle, mean_y = len(x), x.mean(0, dtype=np.float64), y.mean(0, dtype=np.float64)
-    if n <= x.shape[1]:
-        weights, best = ridge_of_few(x - middle, y - mean_y, n * np.asarray(strengths, np.float64))
-        return Linear(
-            weights.astype(np.float32), (mean_y - middle @ weights).astype(np.float32), float(strengths[best])
-        )
-    xc, yc = (np.asarray(v - m, np.float32) for v, m in ((x, middle), (y, mean_y)))
-    gram, cross = (np.asarray(v, np.float64) for v in moments(mesh)(*on_devices((xc, yc), mesh)))
+    alphas, few = n * np.asarray(strengths, np.float64), n <= x.shape[1]
+    xc, yc = (np.asarray(v - m, np.float64 if few else np.float32) for v, m in ((x, middle), (y, mean_y)))
+    weights, best = ridge_of_few(xc, yc, alphas) if few else ridge_of_many(xc, yc, alphas, mesh)
+    return Linear(weights.astype(np.float32), (mean_y - middle @ weights).astype(np.float32), float(strengths[best]))
+
+
+def ridge_of_many(
+    x: Float32[np.ndarray, "n d"], y: Float32[np.ndarray, "n c"], alphas: Float[np.ndarray, "_"], mesh: Mesh
+) -> tuple[Float[np.ndarray, "d c"], int]:
+    """Weights and place of the best of the penalties, for centred rows, from their moments."""
+    gram, cross = (np.asarray(v, np.float64) for v in moments(mesh)(*on_devices((x, y), mesh)))
     values, vectors = np.linalg.eigh(gram)
     values, rotated = np.maximum(values, 0), vectors.T @ cross
-    alphas = n * np.asarray(strengths, np.float64)
     path = rotated[None] / (values[:, None] + alphas[:, None, None])  # [strengths, d, c], in the eigenbasis
     shrink = 1 / (values + alphas[:, None])
     shared = [np.asarray(v, np.float32) for v in (vectors, path, shrink)]
-    errors = over_rows(left_out, (xc, yc), (*shared, np.float32(1 / n)), mesh).sum(0, dtype=np.float64)
+    errors = over_rows(left_out, (x, y), (*shared, np.float32(1 / len(x))), mesh).sum(0, dtype=np.float64)
     best = int(np.argmin(errors))
-    weights = vectors @ path[best]
-    return Linear(weights.astype(np.float32), (mean_y - middle @ weights).astype(np.float32), float(strengths[best]))
+    return vectors @ path[best], best
 
 
 def ridge_of_few(

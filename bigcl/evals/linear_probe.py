@@ -19,7 +19,6 @@ class LinearProbe:
     2021, appendix A.3).
 
     train, source: the training set and the test set.  label: key of the class in both; None is left out.
-    train_transforms: of the training set, where they are not those of the test set.
     item: the tower's input.
     strengths: the path; with several, one training example in five, drawn by `seed`, decides between them, and the
         model is fitted again on all. See `bigcl.evals.linear` for the unit.
@@ -34,7 +33,6 @@ class LinearProbe:
         train: Annotated[Part, "source"],
         source: Annotated[Part, "source"],
         transforms: Sequence[Annotated[Part, "transform"]] = (),
-        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         label: str = "label",
         item: str = "image",
         strengths: Sequence[float] = STRENGTHS,
@@ -45,14 +43,13 @@ class LinearProbe:
     ):
         if not strengths:
             raise ConfigError("linear_probe.strengths: give one or more")
-        self.train = Examples(train, transforms if train_transforms is None else train_transforms, tokenizer, batch)
-        self.test = Examples(source, transforms, tokenizer, batch)
+        self.train, self.examples = (Examples(part, transforms, tokenizer, batch) for part in (train, source))
         self.label, self.item, self.strengths, self.seed, self.mesh = label, item, tuple(strengths), seed, mesh
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
         names, x, target = self.train.labelled(encode, self.item, self.label)
-        _, queries, wanted = self.test.labelled(encode, self.item, self.label, names)
+        _, queries, wanted = self.examples.labelled(encode, self.item, self.label, names)
         strength = self.strengths[0]
         if len(self.strengths) > 1:
             order = np.random.default_rng(self.seed).permutation(len(x))

@@ -18,7 +18,7 @@ class Regression:
     """Ridge regression, its strength chosen by the leave-one-out error on what it is fitted to.
 
     train: what it is fitted to. None: nested cross-validation, in which each example is predicted by a model that was
-        fitted to the other folds.  train_transforms: of it, where they are not those of the examples.
+        fitted to the other folds.
     value: key of the number; examples where it is None are left out.
     item: the tower's input.  folds, seed: how the examples are split.  strengths: the path.
 
@@ -33,7 +33,6 @@ class Regression:
         source: Annotated[Part, "source"],
         train: Annotated[Part, "source"] | None = None,
         transforms: Sequence[Annotated[Part, "transform"]] = (),
-        train_transforms: Sequence[Annotated[Part, "transform"]] | None = None,
         value: str = "value",
         item: str = "image",
         folds: int = 5,
@@ -46,8 +45,7 @@ class Regression:
         if folds < 2:
             raise ConfigError(f"regression.folds: expected 2 or more, got {folds}")
         self.examples = Examples(source, transforms, tokenizer, batch)
-        prepared = transforms if train_transforms is None else train_transforms
-        self.train = None if train is None else Examples(train, prepared, tokenizer, batch)
+        self.train = None if train is None else Examples(train, transforms, tokenizer, batch)
         self.value, self.item, self.folds, self.seed = value, item, folds, seed
         self.strengths, self.mesh = tuple(strengths), mesh
         self.artifacts: dict[str, Any] = {}

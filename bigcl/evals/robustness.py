@@ -16,7 +16,7 @@ from bigcl.registry import ConfigError, Part, nearest
 class Robustness:
     """Runs an evaluator on its examples as they are, and again under each variant.
 
-    evaluator: any, with `transforms`. What a probe is fitted to, its `train`, stays as it is.
+    evaluator: any, whose `examples` are disturbed. What a probe is fitted to stays as it is.
     variants: name -> transforms that are put in after those of the kind `after` (in front, where there is none).
     after: such as "decode_image", for what changes pixels.
     target: for a backdoor, the class that the trigger is to call up, and an evaluator that classifies (`zero_shot`):
@@ -39,18 +39,15 @@ class Robustness:
     ):
         if not variants or "clean" in variants or "mean" in variants:
             raise ConfigError(f"robustness.variants: one or more, none called clean or mean; got {list(variants)}")
-        own = list(evaluator.get("transforms", ()))
-        clean = {"train_transforms": evaluator.get("train_transforms", own)} if evaluator.get("train") else {}
+        own = evaluator.get("transforms", ())
         at = max((i + 1 for i, part in enumerate(own) if part["kind"] == after), default=0)
-        self.evaluators = {
-            name: registry.build(
-                "evaluator",
-                {**evaluator, **clean, "transforms": [*own[:at], *added, *own[at:]]},
-                tokenizer=tokenizer,
-                mesh=mesh,
-            )
-            for name, added in {"clean": (), **variants}.items()
-        }
+        self.evaluators = {}
+        for name, added in {"clean": (), **variants}.items():
+            built = self.evaluators[name] = registry.build("evaluator", evaluator, tokenizer=tokenizer, mesh=mesh)
+            if not hasattr(built, "examples"):
+                raise ConfigError(f"robustness.evaluator: {evaluator['kind']!r} has no examples of its own to disturb")
+            disturbing = [registry.build("transform", part, tokenizer=tokenizer) for part in added]
+            built.examples.transforms[at:at] = disturbing
         self.target = target
         self.artifacts: dict[str, Any] = {}
 

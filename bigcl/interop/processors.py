@@ -26,13 +26,20 @@ def processor_config(preprocessing: Preprocessing, processor: str) -> dict[str, 
         "size": {"shortest_edge": preprocessing.size} if crop else size,
         "do_center_crop": crop,
         "crop_size": size,
+        **pixels_config(preprocessing),
+        "do_convert_rgb": True,
+    }
+
+
+def pixels_config(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What the processors of all families are told of filter and colours."""
+    return {
         "resample": RESAMPLE[preprocessing.method],
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
         "image_mean": list(preprocessing.mean),
         "image_std": list(preprocessing.std),
-        "do_convert_rgb": True,
     }
 
 

@@ -20,7 +20,7 @@ from bigcl.interop.huggingface import (
 )
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, expect
 from bigcl.interop.presets import PRESETS, tokenizer_of
-from bigcl.interop.processors import RESAMPLE, colours, method_of, read_processor, read_tokenizer
+from bigcl.interop.processors import colours, method_of, pixels_config, read_processor, read_tokenizer
 from bigcl.interop.table import Table, linear, read, under
 
 PATCHES = "embeddings.patch_embedding"
@@ -72,12 +72,7 @@ def processor_config(preprocessing: Preprocessing) -> dict[str, Any]:
         "do_resize": True,
         "patch_size": preprocessing.patch,
         "max_num_patches": preprocessing.tokens,
-        "resample": RESAMPLE[preprocessing.method],
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_std": list(preprocessing.std),
+        **pixels_config(preprocessing),
     }
 
 

@@ -54,21 +54,21 @@ def show(evaluator: Any, scale: float) -> Gallery | None:
     if "captions" in found:  # the first of each example
         rows, texts = (x[:LIMIT] for x in np.unique(found["of"], return_index=True))
     raw = [dict(source[int(i)]) for i in rows]
-    captions = (
-        [found["captions"][i] for i in texts]
-        if "captions" in found
-        else [example.get(evaluator.query) for example in raw]
-    )
+    captions = [
+        readable(found["captions"][i] if "captions" in found else example.get(evaluator.query))
+        for i, example in zip(texts, raw, strict=True)
+    ]
     seen = [transformed(evaluator, example) for example in raw]
-    if not all(is_picture(example.get(evaluator.item)) for example in seen) or not all(
-        is_text(caption) for caption in captions
-    ):
+    if not all(is_picture(example.get(evaluator.item)) for example in seen):
+        return None
+    shown = [caption for caption in captions if caption is not None]
+    if len(shown) < len(captions):
         return None
     return Gallery(
         images=found[evaluator.item][rows],
         texts=found[evaluator.query][texts],
         thumbnails=[example[evaluator.item] for example in seen],
-        captions=[as_text(caption) for caption in captions],
+        captions=shown,
         groups=[None if (group := example.get("group")) is None else str(plain(group)) for example in raw],
         scale=scale,
         names=(evaluator.item, evaluator.query),
@@ -132,12 +132,12 @@ def transformed(evaluator: Any, example: dict[str, Any]) -> dict[str, Any]:
     return example
 
 
-def is_text(value: Any) -> bool:
-    """Whether a value can be read."""
+def readable(value: Any) -> str | None:
+    """A value as text, None if it is none."""
     try:
-        return isinstance(value, str) or (isinstance(value, bytes) and value.decode() is not None)
+        return as_text(value) if isinstance(value, str | bytes) else None
     except UnicodeDecodeError:
-        return False
+        return None
 
 
 def is_picture(value: Any) -> bool:

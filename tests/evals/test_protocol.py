@@ -179,7 +179,9 @@ def test_a_probe_under_disturbance_is_fitted_to_clean_examples(kind):
     built = registry.build("evaluator", part, mesh=mesh(1), tokenizer=None)
     disturbed = built.evaluators["noise"]
     assert not disturbed.train.transforms
-    assert len(getattr(disturbed, "test", getattr(disturbed, "examples", None)).transforms) == 1
+    assert len(disturbed.examples.transforms) == 1 and not built.evaluators["clean"].examples.transforms
+    with pytest.raises(ConfigError, match="'robustness' has no examples of its own"):
+        registry.build("evaluator", {**part, "evaluator": part}, mesh=mesh(1), tokenizer=None)
 
 
 @pytest.mark.parametrize("label", [np.bytes_, np.str_, lambda word: word.encode()])
