@@ -5,10 +5,10 @@ import json
 import tarfile
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from bigcl.data.sources.webdataset import WebDataset
 from bigcl.registry import REGISTRIES
+from tests.faults.halves import config
 
 SHARDS, SAMPLES = 4, 64
 
@@ -41,15 +41,4 @@ def write(folder):
 
 def get_config(arg):
     """Argument: the shards, as WebDataset takes them."""
-    c = ConfigDict({"seed": 0, "train": {"steps": 120, "batch": 16, "log_every": 5, "profile": 0}})
-    c.data = {"source": {"kind": "pairs", "shards": arg}}
-    c.task = {
-        "kind": "two_tower",
-        "towers": {
-            "a": {"kind": "mlp", "inputs": 6, "widths": [64, 16]},
-            "b": {"kind": "mlp", "inputs": 3, "widths": [64, 16]},
-        },
-    }
-    c.optim = {"lr": 1e-2}
-    c.checkpoint = {"every": 10}
-    return c
+    return config({"source": {"kind": "pairs", "shards": arg}}, steps=120)

@@ -1,11 +1,9 @@
 """A run whose data has a stretch that goes wrong."""
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from bigcl.registry import REGISTRIES
-
-BATCH = 16
+from tests.faults.halves import BATCH, config
 
 
 class Stretch:
@@ -33,16 +31,6 @@ def get_config(arg=None):
     arg = arg or "spike"
     length = BATCH * (16 if arg == "spike" else 4)
     source = {"kind": "stretch", "size": 160 * BATCH, "start": 0, "stop": length, "how": arg}
-    c = ConfigDict({"seed": 0, "train": {"steps": 200, "batch": BATCH, "log_every": 5, "profile": 0}})
+    c = config({"source": source, "block": length, "window": 1}, steps=200)
     c.train.rewinds = 4
-    c.data = {"source": source, "block": length, "window": 1}
-    c.task = {
-        "kind": "two_tower",
-        "towers": {
-            "a": {"kind": "mlp", "inputs": 6, "widths": [64, 16]},
-            "b": {"kind": "mlp", "inputs": 3, "widths": [64, 16]},
-        },
-    }
-    c.optim = {"lr": 1e-2}
-    c.checkpoint = {"every": 10}
     return c

@@ -47,50 +47,67 @@ class RandomFlip:
         return {**batch, self.key: jnp.where(mirrored, images[..., ::-1, :], images)}
 
 
-class Mixup:
-    """Mixes each image with the one before it in the batch (Zhang et al. 2018, "mixup", eq. 1; of images that are
-    contrasted, i-Mix, Lee et al. 2021).
+class Mixture:
+    """Mixes each image with the one before it in the batch, as a subclass says.
 
-    The batch is in random order already, and of neighbours only one row has to go from device to device. With shares
-    from Beta(alpha, alpha), image i becomes `share[i] * image[i] + (1 - share[i]) * image[i - 1]`.
+    The batch is in random order already, and of neighbours only one row has to go from device to device. Adds
+    `<key>_partner` (int32 [b]), the row of the other image, and `<key>_share` (float32 [b]), the weight of target i;
+    that of the partner is the rest.
+    """
 
-    Adds `<key>_partner` (int32 [b]), the row of the other image, and `<key>_share` (float32 [b]), the weight of target
-    i; that of the partner is the rest.
+    def __init__(self, alpha: float, key: str):
+        self.alpha, self.key, self.gives = alpha, key, shares(key)
+
+    def __call__(self, batch: Batch, rng: Key[Array, ""] | None) -> Batch:
+        if rng is None:
+            return batch
+        images, share = self.mixed(batch[self.key], rng)
+        return {**batch, self.key: images, **partners(self.key, share)}
+
+    def mixed(
+        self, images: Shaped[Array, "b ..."], rng: Key[Array, ""]
+    ) -> tuple[Shaped[Array, "b ..."], Float[Array, "b"]]:
+        """The mixtures, and the share of each row's own image."""
+        raise NotImplementedError
+
+
+class Mixup(Mixture):
+    """Sums of two images (Zhang et al. 2018, "mixup", eq. 1; of images that are contrasted, i-Mix, Lee et al. 2021).
+
+    With shares from Beta(alpha, alpha), image i becomes `share[i] * image[i] + (1 - share[i]) * image[i - 1]`. See
+    `Mixture`.
     """
 
     def __init__(self, alpha: float = 0.2, key: str = "image"):
-        self.alpha, self.key, self.gives = alpha, key, shares(key)
+        super().__init__(alpha, key)
 
-    def __call__(self, batch: Batch, rng: Key[Array, ""] | None) -> Batch:
-        if rng is None:
-            return batch
-        images = batch[self.key]
+    def mixed(
+        self, images: Shaped[Array, "b ..."], rng: Key[Array, ""]
+    ) -> tuple[Shaped[Array, "b ..."], Float[Array, "b"]]:
         share = jax.random.beta(rng, self.alpha, self.alpha, (len(images),), jnp.float32)
-        return {**batch, self.key: blend(images, share), **partners(self.key, share)}
+        return blend(images, share), share
 
 
-class CutMix:
+class CutMix(Mixture):
     """Puts a rectangle of the image before it in the batch into each image (Yun et al. 2019, "CutMix", eqs. 1 and 2).
 
-    The rectangle has the picture's shape and 1 - Beta(alpha, alpha) of its area, less what sticks out. Adds
-    `<key>_partner` and `<key>_share` as `Mixup` does; the share is that of the pixels that stayed.
+    The rectangle has the picture's shape and 1 - Beta(alpha, alpha) of its area, less what sticks out. The share is
+    that of the pixels that stayed. See `Mixture`.
     """
 
     def __init__(self, alpha: float = 1.0, key: str = "image"):
-        self.alpha, self.key, self.gives = alpha, key, shares(key)
+        super().__init__(alpha, key)
 
-    def __call__(self, batch: Batch, rng: Key[Array, ""] | None) -> Batch:
-        if rng is None:
-            return batch
-        images = batch[self.key]
+    def mixed(
+        self, images: Shaped[Array, "b ..."], rng: Key[Array, ""]
+    ) -> tuple[Shaped[Array, "b ..."], Float[Array, "b"]]:
         count, height, width, _ = images.shape
         area_rng, row_rng, column_rng = jax.random.split(rng, 3)
         side = jnp.sqrt(1 - jax.random.beta(area_rng, self.alpha, self.alpha, (count,), jnp.float32))
         inside_rows, inside_columns = covered(height, side, row_rng), covered(width, side, column_rng)
         inside = inside_rows[:, :, None, None] & inside_columns[:, None, :, None]
         share = 1 - inside_rows.mean(axis=1) * inside_columns.mean(axis=1)
-        pasted = jnp.where(inside, jnp.roll(images, 1, axis=0), images)
-        return {**batch, self.key: pasted, **partners(self.key, share)}
+        return jnp.where(inside, jnp.roll(images, 1, axis=0), images), share
 
 
 def shares(key: str) -> tuple[str, str]:
