@@ -367,7 +367,10 @@ def checksums(arrays: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
         for axis, size in enumerate(words.shape):
             place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
         weight = (place * jnp.uint32(2654435761)) | jnp.uint32(1)  # Knuth's multiplier: neighbours get far weights
-        return (words.astype(jnp.uint32) * weight).sum(dtype=jnp.uint32)
+        terms = words.astype(jnp.uint32) * weight
+        if terms.ndim > 1:  # a sum of everything at once is made by one core of a CPU
+            terms = jax.lax.optimization_barrier(terms.sum(-1, dtype=jnp.uint32))
+        return terms.sum(dtype=jnp.uint32)
 
     return {k: checksum(v) for k, v in arrays.items()}
 

@@ -88,3 +88,8 @@ def test_save():
     (line,) = run("save")
     positive(line, "blocked_seconds", "written_seconds", "restored_seconds")
     assert line["save_host_bytes"] == line["state_bytes"] > 1e5
+
+
+def test_embed():
+    (line,) = run("embed", "--batch", "8", "--batches", "2")
+    positive(line, "tower_per_second", "job_per_second", "ratio")
