@@ -39,6 +39,9 @@ class Hook:
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """After the last call, wherever the run ended."""
+
 
 class WriteMetrics(Hook):
     """A row of numbers, and the live line."""
@@ -155,13 +158,9 @@ class Profile(Hook):
     every = 1
 
     def __init__(self, experiment: Experiment, folder: pathlib.Path, meter: "Meter"):
-        self.folder, self.meter, self.length, self.last = (
-            folder,
-            meter,
-            experiment.train.profile,
-            experiment.train.steps,
-        )
-        self.deadlines, self.steps = experiment.deadlines, 0
+        self.folder, self.meter, self.deadlines = folder, meter, experiment.deadlines
+        self.length, self.last = experiment.train.profile, experiment.train.steps
+        self.steps, self.traces = 0, False
 
     def __call__(self, step: int, state: TrainState, metrics: Metrics) -> None:
         if jax.process_index():
@@ -173,9 +172,15 @@ class Profile(Hook):
                 options = jax.profiler.ProfileOptions()
                 options.python_tracer_level = 0
                 jax.profiler.start_trace(self.folder, profiler_options=options)
-        elif first < self.steps <= end and (self.steps == end or step == self.last):
+            self.traces = True
+        elif self.traces and (self.steps == end or step == self.last):
             with self.meter.paused(state, "tracing", self.deadlines.step):
-                jax.profiler.stop_trace()
+                self.close()
+
+    def close(self) -> None:
+        if self.traces:
+            self.traces = False
+            jax.profiler.stop_trace()
 
 
 class CompilationAlarm(Hook):
@@ -201,6 +206,9 @@ class CompilationAlarm(Hook):
                 "nothing should be once the run is warm"
             )
 
+    def close(self) -> None:
+        jax.monitoring.unregister_event_duration_listener(self.note)
+
 
 class Meter:
     """Speed of a run between two rows of its log, without what runs inside `paused`."""
@@ -208,8 +216,12 @@ class Meter:
     def __init__(self, experiment: Experiment, feed: Feed, start: int, watchdog: Watchdog):
         self.experiment, self.feed, self.watchdog = experiment, feed, watchdog
         self.flops, self.peak = experiment.flops_per_step(), peak_tflops()
-        self.mark, self.step, self.waited, self.pause = time.perf_counter(), start, 0.0, 0.0
-        self.is_paused = False
+        self.step, self.is_paused = start, False
+        self.begin()
+
+    def begin(self) -> None:
+        """The first step begins now."""
+        self.mark, self.waited, self.pause = time.perf_counter(), self.feed.waited, 0.0
 
     @contextlib.contextmanager
     def paused(self, state: TrainState, what: str, seconds: float) -> Iterator[None]:

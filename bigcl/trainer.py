@@ -103,10 +103,11 @@ class Trainer:
             self.checkpoints.rate(row["step"], row)
         self.experiment.loader.passed_over = int(state.passed_over)
         feed = Feed(self.experiment.loader.batches(start), batch_sharding(self.experiment.mesh))
-        hooks = self.hooks(log, Meter(self.experiment, feed, start, self.watchdog), rows)
+        meter = Meter(self.experiment, feed, start, self.watchdog)
+        hooks = self.hooks(log, meter, rows)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.notice.kept(signal.SIGINT, *PREEMPTION))  # until all is closed
-            for thing in (log, self.checkpoints, feed):
+            for thing in (log, self.checkpoints, feed, *hooks):
                 stack.callback(thing.close)
             stack.callback(self.watchdog.doing, "writing the last checkpoint", self.deadlines.save)
             self.catch_up(start, state, hooks)
@@ -119,6 +120,7 @@ class Trainer:
             began_by = f"resuming after step {start}" if start else "starting"
             log.say(f"compiled in {time.perf_counter() - began:.1f} s; {began_by}")
             self.notice.obey(f"before step {start + 1} of {self.steps}")
+            meter.begin()
             return self.loop(step_function, state, feed, hooks)
 
     def loop(self, step_function: StepFunction, state: TrainState, feed: Feed, hooks: list[Hook]) -> TrainState:
