@@ -43,6 +43,11 @@ class Demand:
         """The metric, or all of them."""
         return (self.metric,) if isinstance(self.metric, str) else tuple(self.metric)
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The run whose number it is, and the one that it is compared with."""
+        return tuple(run for run in (self.of, self.minus, self.over) if run is not None)
+
     def number(self, measured: Measured, run: str, seed: int) -> float:
         """The metric of a run, or the mean of the metrics."""
         return statistics.fmean(look_up(measured, run, seed, metric) for metric in self.metrics)
@@ -65,7 +70,7 @@ class Demand:
             mean = top / bottom
         judged = values if self.each_seed else (mean,)
         holds = all(self.fulfilled(value) for value in judged)
-        return Verdict(self, values, mean, statistics.stdev(values) if len(values) > 1 else 0.0, holds)
+        return Verdict(self, values, mean, deviation(values), holds)
 
     def fulfilled(self, value: float) -> bool:
         """Whether a number is on the right side of the bound or, but for the rounding of sums, on it; one that is none
@@ -77,8 +82,13 @@ class Demand:
     def __str__(self) -> str:
         number = f"{' and '.join(self.metrics)} of {self.of}"
         number += f" minus {self.minus}" if self.minus else f" over {self.over}" if self.over else ""
+        return f"{number} {self.bound}"
+
+    @property
+    def bound(self) -> str:
+        """As ">= 0.03", with whether every seed must be there."""
         bound = f">= {self.at_least:g}" if self.at_least is not None else f"<= {self.at_most:g}"
-        return f"{number} {bound}{', every seed' if self.each_seed else ''}"
+        return f"{bound}{', every seed' if self.each_seed else ''}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +117,8 @@ class Claim:
 
     def __post_init__(self) -> None:
         for demand in self.judged():
-            for run in (demand.of, demand.minus, demand.over):
-                if run is not None and run not in self.runs:
+            for run in demand.runs:
+                if run not in self.runs:
                     raise ConfigError(f"CLAIM: demand on {demand.metric!r}: {registry.nearest(run, self.runs)}")
 
     def judged(self) -> list[Demand]:
@@ -118,6 +128,11 @@ class Claim:
     def verdicts(self, measured: Measured, seeds: Sequence[int]) -> list[Verdict]:
         """One for each demand."""
         return [demand.judge(measured, seeds) for demand in self.judged()]
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Standard deviation of a sample; 0 of one value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def make_claim(given: Mapping[str, Any], where: str) -> Claim:

@@ -1,8 +1,9 @@
 """Confirms claims of papers: `python -m bigcl.reproduce symile [--seeds 0,1,2]`, `--all` for every recipe.
 
 Trains what `CLAIM` in configs/papers/SLUG.py compares, each run with every seed, judges the demands, writes
-OUT/SLUG.json and a plot beside it. Exit status 0 only if every claim holds. Runs live in WORKDIR/SLUG/RUN-SEED; the
-same command goes on with those that are not finished. --table writes docs/papers.md from the results in OUT.
+OUT/SLUG.json and a plot beside it. Exit status 0 only if every claim holds; one whose runs fail does not keep the
+others from being tried. Runs live in WORKDIR/SLUG/RUN-SEED; the same command with the same code goes on with those that
+are not finished. --table writes docs/papers.md from the results in OUT.
 """
 
 from bigcl import host
@@ -12,11 +13,14 @@ if __name__ == "__main__":
 
 import argparse
 import contextlib
+import functools
+import hashlib
 import io
 import json
 import pathlib
 import runpy
 import shutil
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -24,12 +28,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bigcl.claims import Claim, Verdict, make_claim
+from bigcl.claims import Claim, Measured, Verdict, deviation, make_claim
 from bigcl.config import plain
 from bigcl.files import replacing
 from bigcl.registry import ConfigError, nearest
 
 PAPERS = pathlib.Path(__file__).parents[1] / "configs" / "papers"
+
+SECONDS = "seconds"
+"""A file in the folder of a run: how long it has taken."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,14 +59,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not slugs:
             parser.error("give recipes, or --all")
         loaded = {slug: load(slug) for slug in slugs}
-        failed = [
-            slug
-            for slug, (recipe, claim) in loaded.items()
-            if not reproduce(slug, recipe, claim, options.seeds or claim.seeds, options.workdir / slug, options.out)
-        ]
-    except (ConfigError, FileNotFoundError, ImportError) as error:
+    except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    failed = []
+    for slug, (recipe, claim) in loaded.items():
+        try:
+            holds = reproduce(slug, recipe, claim, options.seeds or claim.seeds, options.workdir / slug, options.out)
+        except (
+            ValueError,
+            OSError,
+            ImportError,
+            RuntimeError,
+        ) as error:  # of a config, of data, of a run that diverged
+            print(f"error: {slug}: {error}", file=sys.stderr)
+            holds = False
+        failed += [] if holds else [slug]
     print(f"{len(slugs) - len(failed)} of {len(slugs)} claims hold" + (f"; not: {', '.join(failed)}" if failed else ""))
     return 1 if failed else 0
 
@@ -96,22 +111,23 @@ def reproduce(
 ) -> bool:
     """Trains, judges, prints and writes. Whether the claim holds."""
     measured: dict[str, dict[int, dict[str, float]]] = {run: {} for run in claim.runs}
-    began, pairs = time.monotonic(), [(run, seed) for seed in seeds for run in claim.runs]
+    pairs, seconds = [(run, seed) for seed in seeds for run in claim.runs], 0.0
     environment: dict[str, Any] = {}
     with tqdm(pairs, desc=slug, unit="run", disable=None) as bar:
         for run, seed in bar:
             bar.set_postfix_str(f"{run}, seed {seed}")
             config = plain(recipe["get_config"](f"{run},seed={seed}"))
             measured[run][seed], environment = train(config, workdir / f"{run}-{seed}")
+            seconds += float((workdir / f"{run}-{seed}" / SECONDS).read_text())
     verdicts = claim.verdicts(measured, seeds)
-    print(table(slug, seeds, verdicts))
+    print(table(slug, seeds, verdicts, measured))
     result = {
         "slug": slug,
         "holds": all(v.holds for v in verdicts),
         "seeds": list(seeds),
         "demands": [described(v, seeds) for v in verdicts],
         "runs": {run: {str(seed): row for seed, row in rows.items()} for run, rows in measured.items()},
-        "seconds": round(time.monotonic() - began),
+        "seconds": round(seconds),
         "environment": environment,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -122,15 +138,17 @@ def reproduce(
 
 
 def train(config: dict[str, Any], workdir: pathlib.Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """The last row of a run and its environment; a run that is there with this config is not trained again."""
+    """The last row of a run and its environment; a run that is there, of this config and this code, is not trained
+    again."""
     import jax
 
     from bigcl.log import read_rows
     from bigcl.stages import last_stage, resolved
     from bigcl.train import run
 
-    wanted, last = resolved(config), last_stage(config, workdir)
-    recipe = workdir / "recipe.json"
+    began, last = time.monotonic(), last_stage(config, workdir)
+    wanted = {"config": resolved(config), "code": code(), "packages": host.versions()}
+    recipe, took = workdir / "recipe.json", workdir / SECONDS
     if workdir.exists() and (not recipe.exists() or json.loads(recipe.read_text()) != wanted):
         shutil.rmtree(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -144,6 +162,8 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> tuple[dict[str, floa
         raise
     finally:
         jax.clear_caches()  # programs of a run that is over
+        before = float(took.read_text()) if took.exists() else 0.0
+        took.write_text(f"{before + time.monotonic() - began:.1f}")
     row = read_rows(last / "metrics.jsonl")[-1]
     kept = {
         k: float(v) for k, v in row.items() if isinstance(v, int | float) and (k.startswith("eval/") or k == "loss")
@@ -151,16 +171,31 @@ def train(config: dict[str, Any], workdir: pathlib.Path) -> tuple[dict[str, floa
     return kept, json.loads((last / "environment.json").read_text())
 
 
-def table(slug: str, seeds: Sequence[int], verdicts: Sequence[Verdict]) -> str:
-    """The demands as text, a line each."""
+@functools.cache
+def code() -> str:
+    """A digest of this package: results of other code are no results of this one."""
+    digest = hashlib.sha256()
+    for path in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def table(slug: str, seeds: Sequence[int], verdicts: Sequence[Verdict], measured: Measured) -> str:
+    """The demands as text, a line each; below each comparison what is compared."""
     lines = [f"\n{slug}: {'the claim holds' if all(v.holds for v in verdicts) else 'the claim does NOT hold'}"]
     width = max(len(str(v.demand)) for v in verdicts)
+
+    def line(name: str, verdict: str, values: Sequence[float], mean: float, deviation: float) -> str:
+        cells = "".join(f"{value:>10.4f}" for value in (*values, mean, deviation))
+        return f"  {name:<{width}}  {verdict:>4}{cells}"
+
     heads = "".join(f"{head:>10}" for head in [*(f"seed {seed}" for seed in seeds), "mean", "deviation"])
     lines.append(f"  {'':<{width}}  {'':>4}{heads}")
     for v in verdicts:
-        cells = "".join(f"{value:>10.4f}" for value in v.values)
-        verdict = "yes" if v.holds else "NO"
-        lines.append(f"  {v.demand!s:<{width}}  {verdict:>4}{cells}{v.mean:>10.4f}{v.deviation:>10.4f}")
+        lines.append(line(str(v.demand), "yes" if v.holds else "NO", v.values, v.mean, v.deviation))
+        for run in v.demand.runs if len(v.demand.runs) > 1 else ():
+            numbers = [v.demand.number(measured, run, seed) for seed in seeds]
+            lines.append(line(f"    {run}", "", numbers, statistics.fmean(numbers), deviation(numbers)))
     return "\n".join(lines)
 
 

@@ -107,8 +107,8 @@ class Trainer:
         hooks = self.hooks(log, meter, rows)
         with contextlib.ExitStack() as stack:
             stack.enter_context(self.notice.kept(signal.SIGINT, *PREEMPTION))  # until all is closed
-            for thing in (log, self.checkpoints, feed, *hooks):
-                stack.callback(thing.close)
+            for close in (log.close, self.checkpoints.close, feed.close, *(hook.close for hook in hooks)):
+                stack.callback(close)
             stack.callback(self.watchdog.doing, "writing the last checkpoint", self.deadlines.save)
             self.catch_up(start, state, hooks)
             if start >= self.steps:

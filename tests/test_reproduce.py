@@ -11,6 +11,7 @@ from bigcl.claims import Demand, make_claim
 from bigcl.config import parse_variant
 from bigcl.log import read_rows
 from bigcl.registry import ConfigError
+from bigcl.report import papers as page
 from bigcl.report.papers import dots
 
 MEASURED = {
@@ -162,6 +163,39 @@ def test_a_claim_that_does_not_hold_is_the_exit_status(papers, capsys):
     printed = capsys.readouterr().out
     assert "too-good: the claim does NOT hold" in printed and "1 of 2 claims hold; not: too-good" in printed
     assert not json.loads((papers.parent / "results" / "too-good.json").read_text())["holds"]
+
+
+def test_a_run_that_fails_ends_its_claim_alone(papers, capsys):
+    diverges = (
+        RECIPE.replace("BOUND", "0.0")
+        .replace("else 0.1}", 'else float("nan")}')
+        .replace('"log_every": 2,', '"log_every": 2, "max_skipped": 1,')
+    )
+    (papers / "a_failure.py").write_text(diverges)
+    assert reproduce.main(["a-failure", "made-up", "--seeds", "0"]) == 1
+    said = capsys.readouterr()
+    assert "error: a-failure: " in said.err and "1 of 2 claims hold; not: a-failure" in said.out
+    assert "made-up: the claim holds" in said.out and not (papers.parent / "results" / "a-failure.json").exists()
+
+
+def test_both_sides_of_a_comparison_are_printed_and_on_the_page(papers, capsys, monkeypatch):
+    compared = '{"metric": "loss", "minus": "baseline", "at_most": 0.0}'
+    (papers / "made_up.py").write_text(RECIPE.replace('{"metric": "loss", "at_least": BOUND}', compared))
+    for out in (papers.parent / "results", papers.parent / "results" / "other-seeds"):
+        assert reproduce.main(["made-up", "--out", str(out)]) == 0
+    result = json.loads((papers.parent / "results" / "made-up.json").read_text())
+    means = {run: sum(row["loss"] for row in rows.values()) / 2 for run, rows in result["runs"].items()}
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for run, mean in means.items():
+        assert any(line[0] == run and float(line[-2]) == pytest.approx(mean, abs=1e-4) for line in lines if line)
+    row = page.row("made-up", papers / "made_up.py", papers.parent / "results")
+    assert row.count(f"loss: method {page.short(means['method'])}, baseline {page.short(means['baseline'])}, diff") == 2
+    assert "other seeds: xor/chance" in row and "A recipe for a test" in row and "| nothing. |" in row
+    monkeypatch.setattr(page, "ROOT", papers.parent)
+    (papers.parent / "configs").mkdir()
+    papers.rename(papers.parent / "configs" / "papers")
+    text = page.write_table(papers.parent / "results", papers.parent / "papers.md").read_text()
+    assert row in text and "| `too-good` |" in text and "not measured" in text
 
 
 def test_unknown_recipes_name_the_nearest(papers, capsys):

@@ -5,9 +5,11 @@ import json
 import math
 import pathlib
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bigcl.claims import Demand, Measured
 from bigcl.files import replacing
 from bigcl.report.run import short
 from bigcl.report.svg import tag, ticks
@@ -24,9 +26,10 @@ for a laptop, is trained and judged by
     python -m bigcl.reproduce SLUG          # or --all
 
 baseline and method on the same data, steps and tuning. This page is written from the results, by
-`python -m bigcl.reproduce --table`; numbers are means over the seeds, with what each demand asks for. "goldens" counts
-stored calls of the authors' own functions, or of an independent implementation, with which bigcl's agree
-(`tests/goldens/`).
+`python -m bigcl.reproduce --table`; numbers are means over the seeds, with the deviation of what is judged, and in
+parentheses what the claim demands of it. "other seeds" are a second experiment, of seeds that were not looked at when
+the recipe was made. "goldens" counts stored calls of the authors' own functions, or of an independent implementation,
+with which bigcl's agree (`tests/goldens/`).
 
 """
 
@@ -81,8 +84,8 @@ def dots(title: str, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> str
 
 
 def write_table(results: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
-    """Writes the page from `results/SLUG.json`, `results/SLUG.plan.json` where there is one, and the recipes'
-    docstrings."""
+    """Writes the page from `results/SLUG.json`, where there are `results/other-seeds/SLUG.json` and
+    `results/SLUG.plan.json` from these, and the recipes' docstrings."""
     rows = []
     for recipe in sorted((ROOT / "configs" / "papers").glob("*.py")):
         slug = recipe.stem.replace("_", "-")
@@ -106,9 +109,9 @@ def row(slug: str, recipe: pathlib.Path, results: pathlib.Path) -> str:
     found = re.search(r"New: (.+?)(?:\n\n|$)", doc, re.DOTALL)
     new = found[1].replace("\n", " ").strip() if found else ""
     result = read(results / f"{slug}.json")
-    claim = "<br>".join(map(demand, result["demands"])) if result else "not measured"
-    if result:
-        claim += f"<br>seeds {', '.join(map(str, result['seeds']))}; {result['seconds']} s"
+    claim = "not measured" if result is None else measured(result)
+    if other := read(results / "other-seeds" / f"{slug}.json"):
+        claim += f"<br>other seeds: {measured(other)}"
     plan = read(results / f"{slug}.plan.json")
     scale = "" if plan is None else f"{plan['topology']}: {plan['peak_gb']:.1f} of {plan['hbm_gb']:.0f} GB a chip"
     cells = (f"`{slug}`", paper, new, claim, goldens(slug), scale, f"`python -m bigcl.reproduce {slug}`")
@@ -116,10 +119,25 @@ def row(slug: str, recipe: pathlib.Path, results: pathlib.Path) -> str:
     return f"| {' | '.join(escaped)} |"
 
 
-def demand(found: Mapping[str, Any]) -> str:
-    """A demand with its number."""
+def measured(result: Mapping[str, Any]) -> str:
+    """What was measured with some seeds."""
+    rows = {run: {int(seed): row for seed, row in rows.items()} for run, rows in result["runs"].items()}
+    lines = [demand(found, rows, result["seeds"]) for found in result["demands"]]
+    return "<br>".join([*lines, f"seeds {', '.join(map(str, result['seeds']))}; {result['seconds']} s"])
+
+
+def demand(found: Mapping[str, Any], rows: Measured, seeds: Sequence[int]) -> str:
+    """A demand with its numbers."""
+    asked = Demand(**{k: found[k] for k in ("metric", "of", "minus", "over", "at_least", "at_most", "each_seed")})
+    means = {run: statistics.fmean(asked.number(rows, run, seed) for seed in seeds) for run in asked.runs}
+    number = f"{short(found['mean'])} ± {short(found['deviation'])}"
+    if len(means) > 1:
+        sides = ", ".join(f"{run} {short(mean)}" for run, mean in means.items())
+        number = f"{sides}, {'difference' if asked.minus else 'ratio'} {number}"
+    else:
+        number = f"{asked.of} {number}"
     sign = "" if found["holds"] else "**does not hold**: "
-    return f"{sign}{found['demand']}: {short(found['mean'])} ± {short(found['deviation'])}"
+    return f"{sign}{' and '.join(asked.metrics)}: {number} ({asked.bound})"
 
 
 def goldens(slug: str) -> str:
