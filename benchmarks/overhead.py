@@ -1,9 +1,10 @@
-"""What the trainer's loop costs beside the compiled step: `python benchmarks/overhead.py [--config configs/emoji.py]
-[--steps 200]`.
+"""What the trainer's loop costs beside the compiled step: `python -m benchmarks.overhead [--config configs/emoji.py]
+[--steps 30]`.
 
-The bare step is the same compiled program called on the same batch in a plain Python loop; the trainer adds the input
-pipeline, transfers, hooks and logging. Both run alternately in one process, and the medians are compared. Then the
-command is started twice, with an empty compilation cache and with what that leaves: seconds from the start of the
+The bare step is the compiled program called on one batch in a plain Python loop. "loop" is the trainer's own, with all
+its hooks but evaluations and checkpoints, on that batch; "fed" is the same with the input pipeline beside it, whose
+workers share the cores where the device is the CPU. All in turn in one process, and the medians are compared. Then
+the command is started twice, with an empty compilation cache and with what that leaves: seconds from the start of the
 process to the first row of its log. One JSON line to standard output.
 """
 
@@ -22,15 +23,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 import jax
+import numpy as np
 
 from bigcl.config import plain
 from bigcl.data.feed import Feed
 from bigcl.experiment import Experiment
-from bigcl.hooks import Meter, WriteMetrics
+from bigcl.hooks import Evaluate, Meter, Profile, Save
 from bigcl.log import Log
 from bigcl.mesh import batch_sharding
+from bigcl.state import TrainState
+from bigcl.tasks.task import Batch
+from bigcl.trainer import StepFunction, Trainer
 from bigcl.watchdog import Watchdog
 
 
@@ -55,6 +61,35 @@ def seconds_to_first_step(config: str, cache: str) -> float:
         return seconds
 
 
+class Held:
+    """A feed that always has the same batch, on the devices."""
+
+    def __init__(self, batch: Batch):
+        self.batch, self.waited, self.bad, self.repeats = batch, 0.0, [], np.zeros(0, np.uint64)
+
+    def take(self, after: jax.Array | None = None) -> Batch:
+        return self.batch
+
+
+class Loop:
+    """The trainer's loop, a few steps at a time."""
+
+    def __init__(self, experiment: Experiment, folder: pathlib.Path, feed: Any):
+        self.watchdog = Watchdog(folder, 0)
+        self.trainer, self.feed = Trainer(experiment, folder, self.watchdog), feed
+        self.meter = Meter(experiment, feed, 0, self.watchdog)
+        log = Log(folder, steps=experiment.train.steps)
+        hooks = self.trainer.hooks(log, self.meter, [])
+        self.hooks = [hook for hook in hooks if not isinstance(hook, Save | Evaluate | Profile)]
+
+    def run(self, step: StepFunction, state: TrainState, count: int) -> TrainState:
+        """So many steps from `state`."""
+        self.meter.step = int(state.step)
+        self.meter.begin()
+        self.trainer.steps = self.meter.step + count
+        return self.trainer.loop(step, state, self.feed, self.hooks)
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -66,55 +101,54 @@ def main() -> None:
     host.configure_jax()
     config = plain(runpy.run_path(args.config)["get_config"](args.argument))
     config["evals"] = {}
-    config["train"]["steps"] = args.steps * args.rounds
+    config["train"]["steps"] = 10 + 3 * args.steps * args.rounds
     experiment = Experiment(**config)
-    step = experiment.compile_step()
-    state = experiment.init()
+    step, state = experiment.compile_step(), experiment.init()
     feed = Feed(experiment.loader.batches(0), batch_sharding(experiment.mesh))
-    fixed = feed.take()
-    bare, loop, dispatch = [], [], []
+    held, dispatch = feed.take(), []
     for _ in range(10):  # the call returns when the step is on its way
         jax.block_until_ready(state)
         start = time.perf_counter()
-        state, _metrics = step(state, fixed)
+        state, _metrics = step(state, held)
         dispatch.append(time.perf_counter() - start)
+
+    def bare(state: TrainState) -> TrainState:
+        for _ in range(args.steps):
+            state, _metrics = step(state, held)
+        return state
+
+    seconds: dict[str, list[float]] = {"bare": [], "loop": [], "fed": []}
     with tempfile.TemporaryDirectory() as folder:
-        write = WriteMetrics(
-            experiment,
-            Log(pathlib.Path(folder), steps=args.steps * args.rounds),
-            Meter(experiment, feed, 0, Watchdog(pathlib.Path(folder), 0)),
-        )
-        for round in range(args.rounds):
-            start = time.perf_counter()
-            for _ in range(args.steps):
-                state, metrics = step(state, fixed)
-            jax.block_until_ready(state)
-            bare.append((time.perf_counter() - start) / args.steps)
-            start = time.perf_counter()
-            for i in range(args.steps):
-                with jax.transfer_guard("disallow"):
-                    state, metrics = step(state, feed.take())
-                if (i + 1) % write.every == 0:
-                    write(round * args.steps + i + 1, state, metrics)
-            jax.block_until_ready(state)
-            loop.append((time.perf_counter() - start) / args.steps)
+        loops = {
+            name: Loop(experiment, pathlib.Path(folder) / name, f) for name, f in (("loop", Held(held)), ("fed", feed))
+        }
+        for _ in range(args.rounds):
+            for name, times in seconds.items():
+                start = time.perf_counter()
+                state = loops[name].run(step, state, args.steps) if name in loops else bare(state)
+                jax.block_until_ready(state)
+                times.append((time.perf_counter() - start) / args.steps)
     feed.close()
     with tempfile.TemporaryDirectory() as cache:
         config = args.config if args.argument is None else f"{args.config}:{args.argument}"
         cold, warm = (seconds_to_first_step(config, cache) for _ in range(2))
+
+    def over(name: str) -> float:
+        return statistics.median(b / a for a, b in zip(seconds["bare"], seconds[name], strict=True)) - 1
+
     result = {
         "benchmark": "overhead",
         "config": args.config,
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "jax": jax.__version__,
-        "bare_ms": 1e3 * statistics.median(bare),
+        **{f"{name}_ms": 1e3 * statistics.median(times) for name, times in seconds.items()},
         "dispatch_ms": 1e3 * statistics.median(dispatch),
-        "dispatch_share": statistics.median(dispatch) / statistics.median(bare),
-        "loop_ms": 1e3 * statistics.median(loop),
-        "overhead": statistics.median(b / a for a, b in zip(bare, loop, strict=True)) - 1,
+        "dispatch_share": statistics.median(dispatch) / statistics.median(seconds["bare"]),
+        "overhead": over("loop"),
+        "overhead_fed": over("fed"),
         "first_step_cold_seconds": cold,
         "first_step_warm_seconds": warm,
-        "input_wait_fraction": feed.waited / sum(loop) / args.steps,
+        "input_wait_fraction": feed.waited / sum(seconds["fed"]) / args.steps,
     }
     print(json.dumps(result))
 
