@@ -19,6 +19,7 @@ import numpy as np
 from bigcl.data.loader import Loader, available_cores, example_rng, stack
 from bigcl.data.pipeline import config_argument, open_pipeline, parse_args
 from bigcl.data.sources import BadRecord, Example, Source, source_name
+from bigcl.data.sources.arrayrecord import ArrayRecord
 from bigcl.data.transforms import Transform
 
 _TOGETHER = 16  # as the loader does it
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
         pipeline.loader.workers = workers
         rates[workers] = time_loader(pipeline.loader, args.seconds)
     numbers = summary(stages, examples, rates, pipeline.loader)
-    print(json.dumps(numbers, indent=1) if args.json else table(numbers, source_name(pipeline.source)))
+    print(json.dumps(numbers, indent=1) if args.json else table(numbers, pipeline.source))
 
 
 @dataclasses.dataclass
@@ -171,9 +172,9 @@ def summary(timed: Sequence[Stage], examples: int, rates: Mapping[int, float], l
     }
 
 
-def table(numbers: dict[str, Any], name: str) -> str:
+def table(numbers: dict[str, Any], source: Source) -> str:
     """The summary for people."""
-    lines = [f"{name}, {numbers['examples']:,} examples in one thread", ""]
+    lines = [f"{source_name(source)}, {numbers['examples']:,} examples in one thread", ""]
     lines.append(f"{'stage':<22}{'us/example':>12}{'examples/s/core':>18}{'share':>9}{'waiting':>9}")
     for stage in numbers["stages"]:
         lines.append(
@@ -189,14 +190,14 @@ def table(numbers: dict[str, Any], name: str) -> str:
     if len(numbers["by_workers"]) > 1:
         tried = ", ".join(f"{n}: {r:,.0f}" for n, r in numbers["by_workers"].items())
         lines.append(f"examples/s by workers: {tried}; set data.workers = {loader['workers']}")
-    lines.append(f"bottleneck: {worst['stage']}, {worst['share']:.0%} of the time{advice(worst)}")
+    lines.append(f"bottleneck: {worst['stage']}, {worst['share']:.0%} of the time{advice(worst, source)}")
     return "\n".join(lines)
 
 
-def advice(stage: dict[str, Any]) -> str:
+def advice(stage: dict[str, Any], source: Source) -> str:
     """What kind of slow a stage is."""
     if stage["waiting"] > 0.5:
         return ", most of it waiting, as for a disk or a network"
-    if stage["stage"] == "read":
+    if stage["stage"] == "read" and not isinstance(source, ArrayRecord):
         return ", busy: `python -m bigcl.data convert` writes a format that is read faster at random"
     return ", busy"

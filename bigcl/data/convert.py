@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from bigcl.data.cache import fsync, locked
-from bigcl.data.pipeline import open_source, parse_args, section
+from bigcl.data.pipeline import open_source, parse_args, section, source_part
 from bigcl.data.sources import BadRecord, Example, Source, source_identity, source_name
 from bigcl.data.sources.arrayrecord import SUFFIX, pack
 from bigcl.data.transforms.image import FORMATS
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     """Parses, converts, prints."""
     parser = argparse.ArgumentParser("python -m bigcl.data convert", description=__doc__.split("\n\n")[0])
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--source", type=json.loads, help='a part, as in {"kind": "parquet", "paths": "laion"}')
+    where.add_argument("--source", type=source_part, help='a part, as in {"kind": "parquet", "paths": "laion"}')
     where.add_argument("--config", help="a config file; its data.source is converted")
     parser.add_argument("--to", choices=sorted(WRITERS), required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="a folder")

@@ -18,7 +18,7 @@ from bigcl.data.loader import BESIDE, Batch, Loader
 from bigcl.data.sources import Source
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.data.transforms import Transform, device
-from bigcl.registry import ConfigError
+from bigcl.registry import ConfigError, Part
 
 
 class Pipeline(NamedTuple):
@@ -40,6 +40,16 @@ class Pipeline(NamedTuple):
         arrays = {k: v for k, v in batch.items() if k not in BESIDE}
         prepared = jax.jit(functools.partial(device.transform, self.on_device))(arrays, rng)
         return {**batch, **jax.device_get(prepared)}
+
+
+def source_part(text: str) -> Part:
+    """The part of a source, for `argparse`: JSON, or its kind alone."""
+    if not text.lstrip().startswith("{"):
+        return {"kind": text}
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no JSON: {error}") from error
 
 
 def read_config(argument: str) -> dict[str, Any]:
