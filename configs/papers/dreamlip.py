@@ -27,7 +27,7 @@ def get_config(arg=None):
     if arg.variant == "paper":
         return paper(arg)
     train, test = ({"kind": "emoji", "size": 32, "split": split, "tags": True} for split in ("train", "test"))
-    c = base.emoji(arg, steps=800, source=train)
+    c = base.emoji(arg, steps=1_200, source=train)
     c.tokenizer.update(source=train, key="caption")
     if arg.variant in ("method", "grouping"):
         c.task.towers.update(dict.fromkeys(TEXTS[1:], "text"))

@@ -75,7 +75,7 @@ def test_a_crop_is_a_magnified_part():
 
 def test_turned_digits():
     train, test = read("turned", size=1_000), read("turned", split="test")
-    assert len(train["a"]) == 1_000 and 120 < len(test["a"]) < 240 and train["a"].shape[1] == 64
+    assert len(train["a"]) == 1_000 and 1_200 < len(test["a"]) < 2_400 and train["a"].shape[1] == 64
     np.testing.assert_array_equal(train["image"][:600], train["image"][400:])
     assert len(np.unique(train["image"], axis=0)) == 400
     assert set(train["angle"]) == set(range(60)) and train["angle"].dtype == np.float32
