@@ -10,7 +10,7 @@ what the schedule hides, and gaps between operations, some ten for each tile, do
 - products: cycles of the matrix products among them at the chip's peak: one forward, three for the gradient, which
   computes logits anew; six passes each for float32,
 - us: microseconds for those pairs, forward and gradient, at the chip's clock,
-- tiles_in_hbm: operations with a [2048, 2048] operand or result outside of vector memory.
+- tiles_in_hbm: operations with a [2048, 2048] result outside of vector memory.
 """
 
 import argparse
@@ -24,6 +24,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+
+from bigcl.planning.hlo import Array, Instruction, Module
+from bigcl.planning.topology import devices_of
 
 CHIPS = {"v5e": (4 * 128 * 128, 1.5e9), "v6e": (4 * 256 * 256, 1.75e9)}
 """Multiply-adds a cycle in bfloat16, cycles a second: 197 and 918 TFLOP/s."""
@@ -47,27 +50,20 @@ def main() -> None:
     for case in itertools.product(args.chips, args.losses, args.dtypes, args.dims):
         named = dict(zip(("chip", "loss", "dtype", "dim"), case, strict=True), batch=args.batch)
         command = [sys.executable, __file__, "--case", json.dumps(named)]
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=env)
 
 
 def measure(chip: str, loss: str, dtype: str, dim: int, batch: int) -> dict:
     """One line of the table."""
     with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {
-            "JAX_PLATFORMS": "cpu",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "TPU_ACCELERATOR_TYPE": f"{chip}-4",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true",
-        }
+        os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
         cycles = {}
         for name, program in programs(chip, loss, dtype, dim, batch):
             cycles[name] = total_cycles(program, pathlib.Path(folder)) * TILE**2 / batch**2
             for file in pathlib.Path(folder).iterdir():
                 file.unlink()
     multiply_adds, clock = CHIPS[chip]
-    in_hbm = re.compile(rf"\[{TILE},{TILE}\]{{(?![^}}]*S\(1\))")
     passes = 6 if dtype == "float32" else 1
     return {
         **{"chip": chip, "loss": loss, "dtype": dtype, "dim": dim, "batch": batch},
@@ -75,20 +71,23 @@ def measure(chip: str, loss: str, dtype: str, dim: int, batch: int) -> dict:
         "gradient": round(cycles["both"] - cycles["value"]),
         "products": round(4 * passes * TILE**2 * dim / multiply_adds),
         "us": round(cycles["both"] / clock * 1e6, 1),
-        "tiles_in_hbm": sum(bool(in_hbm.search(line)) for _, _, line in operations(program)),
+        "tiles_in_hbm": sum(any(map(is_tile_in_hbm, i.results)) for _, i in operations(program)),
     }
 
 
-def programs(chip: str, loss: str, dtype: str, dim: int, batch: int) -> Iterator[tuple[str, str]]:
+def is_tile_in_hbm(array: Array) -> bool:
+    """Whether it is all pairs of a tile, outside of vector memory."""
+    return array.dims == (TILE, TILE) and array.space == 0
+
+
+def programs(chip: str, loss: str, dtype: str, dim: int, batch: int) -> Iterator[tuple[str, Module]]:
     """The compiled programs of the value, and of value and gradient, one after the other."""
     import jax
     import jax.numpy as jnp
-    from jax.experimental import topologies
 
     from bigcl import losses
 
-    device = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip}:2x2").devices[0]
-    where = jax.sharding.SingleDeviceSharding(device)
+    where = jax.sharding.SingleDeviceSharding(devices_of(f"{chip}:2x2")[0])
     z, number = (
         jax.ShapeDtypeStruct(s, t, sharding=where) for s, t in (((batch, dim), jnp.dtype(dtype)), ((), jnp.float32))
     )
@@ -96,30 +95,22 @@ def programs(chip: str, loss: str, dtype: str, dim: int, batch: int) -> Iterator
     value = getattr(losses, loss)
     both = jax.value_and_grad(value, argnums=tuple(range(len(arguments))))
     for name, function in (("value", value), ("both", both)):
-        yield name, jax.jit(function).lower(*arguments).compile().as_text()
+        yield name, Module(jax.jit(function).lower(*arguments).compile().as_text())
 
 
-def operations(program: str) -> Iterator[tuple[int, str, str]]:
-    """How often each operation of a program runs, its name, and its line."""
-    computations = dict(re.findall(r"^(?:ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", program, re.M | re.S))
-
-    def inside(name: str, times: int) -> Iterator[tuple[int, str, str]]:
-        for line in computations[name].splitlines():
-            if loop := re.search(r" while\(.*condition=%([\w.-]+), body=%([\w.-]+)", line):
-                trips = max(map(int, re.findall(r"s32\[\]\S* constant\((\d+)\)", computations[loop[1]])))
-                yield from inside(loop[2], times * trips)
-            elif operation := re.match(r"\s+(?:ROOT )?%(\S+) = ", line):
-                yield times, operation[1], line
-
-    yield from inside(re.search(r"^ENTRY %(\S+)", program, re.M)[1], 1)
+def operations(program: Module) -> Iterator[tuple[float, Instruction]]:
+    """How often each operation of a program runs, and the operation; those inside of a kernel are none."""
+    for computation, i in program.instructions():
+        if computation not in program.fused:
+            yield program.runs[computation], i
 
 
-def total_cycles(program: str, dump: pathlib.Path) -> float:
+def total_cycles(program: Module, dump: pathlib.Path) -> float:
     """Scheduled cycles of a program."""
-    return sum(times * operation_cycles(name, line, dump) for times, name, line in operations(program))
+    return sum(times * operation_cycles(i.name, i.text, dump) for times, i in operations(program))
 
 
-def operation_cycles(name: str, line: str, dump: pathlib.Path) -> int:
+def operation_cycles(name: str, text: str, dump: pathlib.Path) -> int:
     """Cycles of one operation: all its bundles once, those of its pipeline's body once for each step."""
     schedules = [f for f in dump.glob(f"*-{name}-*-final_bundles.txt") if "schedule-analysis" not in f.name]
     if not schedules:
@@ -128,7 +119,7 @@ def operation_cycles(name: str, line: str, dump: pathlib.Path) -> int:
     with_waits = next(dump.glob(f"*-{name}-*-pre-delay_hlo-static-per-bundle-utilization.txt"))
     waits = max(0, len(with_waits.read_text().splitlines()) - 3 - len(bundles))
     loops = [len(list(run)) for inside, run in itertools.groupby(bundles, lambda b: ">" in b.split("{")[0]) if inside]
-    bounds = re.search(r'"iteration_bounds":\[([^\]]*)\]', line)
+    bounds = re.search(r'"iteration_bounds":\[([^\]]*)\]', text)
     steps = math.prod(map(int, re.findall(r"\d+", bounds[1]))) if bounds else 1
     return len(bundles) + waits + (steps - 1) * (max(loops) + waits if loops else 0)
 

@@ -165,7 +165,8 @@ class Experiment:
         devices: Sequence[jax.Device] | None = None,
     ):
         """devices: what to plan for, whether it is there or not (see `bigcl.planning`); then no data is opened, and a
-        batch is what the task says it reads, as if nothing had to be done to it. None: all devices, and data.
+        batch is what the task says it reads, in its longest form, as if nothing had to be done to it. None: all
+        devices, and data.
         """
         self.seed, self.train, self.checkpoint = seed, TrainOptions(**train), CheckpointOptions(**checkpoint)
         self.deadlines = Deadlines(**deadlines)
@@ -194,7 +195,7 @@ class Experiment:
         )
         abstract, self.skeleton, shapes = outline(self.build_task)
         self.fronts = position_fronts(abstract)
-        self.planned_example = None if devices is None else abstract.reads()
+        self.planned_example = None if devices is None else longest_form(abstract.reads(), data.get("transforms", ()))
         self.device_transforms = [] if devices is not None else device.build(self.data.device)
         if self.device_transforms:
             device.check(self.device_transforms, self.loader.spec(), abstract.reads())
@@ -392,13 +393,9 @@ class Experiment:
         """A global batch after what `data.device` does to it; rng: None for an evaluation."""
         return device.transform(self.device_transforms, batch, rng)
 
-    def executed_flops(self) -> float:
-        """FLOPs of a step over all devices as it runs, with what it computes again to save memory."""
-        return flops.count(jax.make_jaxpr(self.step())(self.state_shapes, self.batch_shapes()).jaxpr)
-
     def flops_per_step(self) -> float:
         """Model FLOPs of a step over all devices: matrix products of the loss and of the gradient of what is trained,
-        without recomputation; of several forms of a batch, the mean."""
+        without recomputation (`flops.model_flops`); of several forms of a batch, the mean."""
         state = self.state_shapes
         trained = {k: v for k, v in state.params.items() if k in self.optimizer.trainable}
 
@@ -411,7 +408,7 @@ class Experiment:
 
         def counted(form: int) -> float:
             batch = jax.eval_shape(self.prepare, self.batch_shapes(form), jax.random.key(0))
-            return flops.count(jax.make_jaxpr(jax.grad(loss))(trained, state.params, state.extra, batch).jaxpr)
+            return flops.model_flops(loss, trained, state.params, state.extra, batch)
 
         return float(np.mean([counted(form) for form in range(self.forms())]))
 
@@ -456,6 +453,18 @@ def outline(build: Callable[..., Task]) -> tuple[Task, Skeleton, Arrays]:
     abstract: Task = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0)))
     skeleton = Skeleton(abstract)
     return abstract, skeleton, skeleton.split(abstract)[0]
+
+
+def longest_form(
+    example: dict[str, jax.ShapeDtypeStruct], transforms: Sequence[Part]
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """What a task reads of one example, with as many patches as `naflex` makes at most."""
+    for part in transforms:
+        for key in (part["key"], f"{part['key']}_mask") if part["kind"] == "naflex" else ():
+            if key in example:
+                x, tokens = example[key], int(np.max(part["tokens"]))
+                example = {**example, key: jax.ShapeDtypeStruct((tokens, *x.shape[1:]), x.dtype)}
+    return example
 
 
 def position_fronts(task: Task) -> dict[str, int]:

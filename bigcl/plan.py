@@ -6,6 +6,7 @@ how long it takes at least. No data is opened. Exit status 0 only if it fits.
 --config    a config file with its arguments, as for bigcl.train; --config.KEY=VALUE sets any key
 --topology  v5e:16x16, v5p:4x4x8, v6e:8x8, ... (needs the extra tpu-aot), or local: the devices of this machine
 --slices    how many such slices, joined by the network of the data centre
+--stage     which stage of a method of several (the last)
 --json      prints JSON
 --search    also tries mesh shapes, remat policies and micro-batches, each of which is compiled; prints the best few
 """
@@ -21,12 +22,13 @@ from bigcl.registry import ConfigError
 
 TOPOLOGY = flags.DEFINE_string("topology", None, "Devices to plan for, such as v5e:16x16, or local.", required=True)
 SLICES = flags.DEFINE_integer("slices", 1, "How many slices of that topology.", lower_bound=1)
+STAGE = flags.DEFINE_string("stage", None, "Which stage of a method of several; the last if not given.")
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 SEARCH = flags.DEFINE_bool("search", False, "Try mesh shapes, remat policies and micro-batches.")
 
 
 def main(argv: list[str]) -> None:
-    """Prints a plan; exits with 0 if it fits, 1 if it does not, and 2 for what cannot be planned."""
+    """Prints a plan; exits with 0 if it fits, 1 if it does not or nobody knows, and 2 for what cannot be planned."""
     logging.set_verbosity(logging.WARNING)
     try:
         if len(argv) > 1:
@@ -42,12 +44,15 @@ def run(config: dict[str, Any], topology: str, slices: int) -> bool:
     """Plans, prints, and says whether it fits."""
     import jax
 
-    from bigcl.experiment import Experiment
+    from bigcl import stages
     from bigcl.planning import advice, report
     from bigcl.planning.planner import make_plan
     from bigcl.planning.topology import devices_of
 
-    config = Experiment.resolve(config)
+    config = stages.resolved(config)
+    if "stages" in config and STAGE.value is None:
+        say(f"the last of the stages {', '.join(config['stages'])}; --stage NAME for another")
+    config = stages.choose(config, STAGE.value)
     if topology != "local":
         jax.config.update("jax_platforms", "cpu")  # nothing runs, whatever this machine has
     host.configure_jax()
@@ -55,8 +60,8 @@ def run(config: dict[str, Any], topology: str, slices: int) -> bool:
     plan = make_plan(config, devices)
     found: dict[str, Any] = {}
     if SEARCH.value:
-        found["search"] = advice.search(config, devices, say)
-    elif not plan.fits:
+        found["search"] = advice.search(config, devices, plan.parameters, say)
+    elif not plan.fits and plan.memory["limit"]:
         found["would_fit"] = advice.find_fit(plan, config, devices, say)
     if JSON.value:
         options = {

@@ -22,6 +22,15 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"stages": {name: Experiment.resolve(config["stages"][name]) for name in sorted(config["stages"])}}
 
 
+def choose(config: dict[str, Any], name: str | None) -> dict[str, Any]:
+    """The config of the stage `name` (None: the last), or of all there is. Raises ConfigError for one that there is
+    not."""
+    known = sorted(config.get("stages", ()))
+    if name is not None and name not in known:
+        raise ConfigError(f"--stage {name}: the config has {', '.join(known) or 'no stages'}")
+    return config["stages"][name or known[-1]] if known else config
+
+
 def last_stage(config: Mapping[str, Any], workdir: pathlib.Path) -> pathlib.Path:
     """The folder with the result of a run."""
     return workdir / max(config["stages"]) if "stages" in config else workdir

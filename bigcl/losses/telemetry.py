@@ -53,7 +53,7 @@ def pair_statistics(
     total = jnp.dot(za.sum(0), zb.sum(0), precision=jax.lax.Precision.HIGHEST)
     return {
         "positive_similarity": positive.mean(),
-        "negative_similarity": (total - positive.sum()) / (b * (b - 1)),
+        "negative_similarity": (total - positive.sum()) / (b * (b - 1.0)),
         "alignment": jnp.square(za - zb).sum(-1).mean(),
         "accuracy": right / 2,
         "effective_negatives": (spread[0] + spread[1]) / 2,

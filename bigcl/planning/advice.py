@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +18,11 @@ Change = tuple[str, Any]
 REMAT = ("none", "dots_with_no_batch_dims_saveable", "nothing_saveable")
 """Policies from the one that keeps everything to the one that computes everything again."""
 
-PIECES = (2, 4, 8, 16, 32)
-"""How many micro-batches are tried."""
+PIECES = tuple(2**n for n in range(11))
+"""How many micro-batches are tried, from the whole batch to 1,024."""
+
+LARGE = 1_000_000_000
+"""Parameters from which tensor parallelism over four devices is tried."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,30 +54,48 @@ def remat(config: Mapping[str, Any], policy: str) -> list[Change]:
     return [(f"task.towers.{name}.remat", policy) for name in settings(config)["remat"]]
 
 
-def meshes(config: Mapping[str, Any], devices: int, slices: int) -> list[list[Change]]:
-    """The mesh as it is; parameters sharded over all devices of a slice; and heads and hidden units over two of them as
-    well."""
+def meshes(config: Mapping[str, Any], devices: int, slices: int, parameters: int = 0) -> list[list[Change]]:
+    """The mesh as it is; parameters sharded over all devices of a slice, or over 16 or 8 of them; and heads and hidden
+    units over two of them as well, or over four for large models."""
     inside, base = devices // slices, [("mesh.replica", slices), ("mesh.data", -1)]
-    candidates = [[*base, ("mesh.fsdp", inside // n), ("mesh.tensor", n)] for n in (1, 2) if inside % n == 0]
+    shapes = [(inside, 1), (16, 1), (8, 1), (inside // 2, 2), *([(inside // 4, 4)] if parameters >= LARGE else [])]
+    shapes = [s for s in dict.fromkeys(shapes) if math.prod(s) > 1 and inside % math.prod(s) == 0]
+    candidates = [[*base, ("mesh.fsdp", fsdp), ("mesh.tensor", tensor)] for fsdp, tensor in shapes]
     return [[], *(c for c in candidates if with_changes(config, c)["mesh"] != config["mesh"])]
 
 
-def microbatches(config: Mapping[str, Any]) -> list[list[Change]]:
-    """Smaller and smaller micro-batches."""
-    rows = config["train"]["microbatch"] or config["train"]["batch"]
-    return [[("train.microbatch", rows // n)] for n in PIECES if rows % n == 0]
+def microbatches(config: Mapping[str, Any], devices: int) -> list[list[Change]]:
+    """From the whole batch to smaller and smaller micro-batches, as long as all devices get rows; nothing where it is
+    what the config says."""
+    batch, shards = config["train"]["batch"], devices // config["mesh"]["tensor"]
+    current = config["train"]["microbatch"] or batch
+    sizes = {batch, current, *(batch // n for n in PIECES if batch % (n * shards) == 0)}
+    values = [(rows, None if rows == batch else rows) for rows in sorted(sizes, reverse=True)]
+    return [[] if rows == current else [("train.microbatch", value)] for rows, value in values]
 
 
-def changes_to_fit(plan: Plan, config: Mapping[str, Any], devices: int, slices: int) -> Iterator[list[Change]]:
-    """Changes that may make a step fit, those that cost least first: recomputation, parameters sharded, both, and then
-    micro-batches on top."""
+def smaller(config: Mapping[str, Any], devices: int) -> list[list[Change]]:
+    """The micro-batches below that of the config."""
+    current = config["train"]["microbatch"] or config["train"]["batch"]
+    return [c for c in microbatches(config, devices) if c and (c[0][1] or math.inf) < current]
+
+
+def ways_to_fit(
+    plan: Plan, config: Mapping[str, Any], devices: int, slices: int
+) -> Iterator[tuple[list[Change], list[list[Change]]]]:
+    """Changes that may make a step fit, the fewest first, and among them those that cost least: recomputation,
+    parameters sharded, micro-batches. Each with the micro-batches to choose from ([[]]: as it is)."""
     again = remat(config, REMAT[-1]) if set(plan.settings["remat"].values()) - {REMAT[-1]} else []
-    shard = next((m for m in meshes(config, devices, slices) if dict(m).get("mesh.tensor") == 1), [])
-    bases = [b for b in (again, shard, [*again, *shard] if again and shard else []) if b]
-    if (plan.memory["arguments"] or 0) > (plan.memory["limit"] or 0):
-        bases = [b for b in bases if not shard or set(shard) <= set(b)]
-    yield from bases
-    yield from ([*again, *shard, *pieces] for pieces in microbatches(config))
+    everything = devices // slices
+    shard = next((m for m in meshes(config, devices, slices) if dict(m).get("mesh.fsdp") == everything), [])
+    too_many = (plan.memory["arguments"] or 0) > (plan.memory["limit"] or 0)
+    kinds = [kind for kind, there in (("again", again), ("shard", shard), ("cut", True)) if there]
+    for count in range(1, len(kinds) + 1):
+        for chosen in itertools.combinations(kinds, count):
+            if too_many and shard and "shard" not in chosen:
+                continue  # its arguments alone are more than there is
+            changes = [*(again if "again" in chosen else []), *(shard if "shard" in chosen else [])]
+            yield changes, smaller(with_changes(config, changes), devices) if "cut" in chosen else [[]]
 
 
 def find_fit(
@@ -80,39 +103,61 @@ def find_fit(
 ) -> Option | None:
     """The first change that makes the step fit, compiled and so known; None where none of them does."""
     slices = plan.settings["mesh"]["replica"]
-    for changes in changes_to_fit(plan, config, len(devices), slices):
-        option = try_option(config, changes, devices, say)
-        if option is not None and option.plan.fits:
-            return option
+    for changes, sizes in ways_to_fit(plan, config, len(devices), slices):
+        found = first_that_fits(config, [[*changes, *size] for size in sizes], devices, say)
+        if found is not None:
+            return found
     return None
+
+
+def first_that_fits(
+    config: Mapping[str, Any],
+    ordered: Sequence[Sequence[Change]],
+    devices: Sequence[jax.Device],
+    say: Callable[[str], None],
+) -> Option | None:
+    """The first that fits, of changes each of which takes less memory than the one before; by bisection."""
+    low, high, best = 0, len(ordered), None
+    while low < high:
+        middle = (low + high) // 2
+        option = try_option(config, ordered[middle], devices, say)
+        if option is not None and option.plan.fits:
+            best, high = option, middle
+        else:
+            low = middle + 1
+    return best
 
 
 def try_option(
     config: Mapping[str, Any], changes: Sequence[Change], devices: Sequence[jax.Device], say: Callable[[str], None]
 ) -> Option | None:
-    """Plans the config with some changes; None where they do not go with its batch or devices."""
+    """Plans the config with some changes; None, which is said, where they do not go with its batch or devices, and
+    where the compiler fails."""
     try:
         plan = make_plan(with_changes(config, changes), devices)
-    except ConfigError as error:
-        say(f"  {written(changes)}: {error}")
+    except (ConfigError, RuntimeError) as error:  # of XLA's failures, RuntimeError is the base
+        say(f"  {written(changes)}: {str(error).partition(chr(10))[0]}")
         return None
     say(f"  {written(changes)}: {'fits' if plan.fits else 'does not fit'}")
     return Option(changes, plan)
 
 
-def search(config: Mapping[str, Any], devices: Sequence[jax.Device], say: Callable[[str], None]) -> list[Option]:
+def search(
+    config: Mapping[str, Any], devices: Sequence[jax.Device], parameters: int, say: Callable[[str], None]
+) -> list[Option]:
     """Mesh shapes and remat policies, each with the largest micro-batch that fits; those with the lowest bound of the
-    step time first."""
+    step time first. parameters: of the model."""
     slices = len({getattr(d, "slice_index", 0) for d in devices})
     found = []
-    for mesh in meshes(config, len(devices), slices):
+    for mesh in meshes(config, len(devices), slices, parameters):
         for policy in REMAT if settings(config)["remat"] else (None,):
             base = [*mesh, *(remat(config, policy) if policy else [])]
-            for pieces in ([], *microbatches(config)):
-                option = try_option(config, [*base, *pieces], devices, say)
-                if option is not None and option.plan.fits:
-                    found.append(option)
-                    break
+            whole, *parts = microbatches(with_changes(config, mesh), len(devices))
+            option = first_that_fits(config, [[*base, *whole]], devices, say) or first_that_fits(
+                config, [[*base, *part] for part in parts], devices, say
+            )
+            if option is not None:
+                found.append(option)
     return sorted(found, key=lambda o: (o.plan.bound or ("", 0.0))[1])
 
 

@@ -30,7 +30,7 @@ class Collective:
     """A collective, or all of one kind over the same axes.
 
     bytes: what one chip sends, each step.  count: how often, each step.  shapes: what goes in and comes out.
-    dcn: whether it goes over the network between slices.
+    dcn: whether it goes over the network between slices.  route: of a permutation, who sends to whom, as HLO writes it.
     """
 
     kind: str
@@ -40,6 +40,7 @@ class Collective:
     shapes: tuple[str, ...] = ()
     source: str = ""
     dcn: bool = False
+    route: str = ""
 
 
 def read_collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
@@ -82,6 +83,7 @@ def within_slice(
         times * factor * sum(a.bytes for a in sent),
         tuple(str(a) for a in (*sent, *i.results)),
         module.source(i),
+        route=route(i.text),
     )
 
 
@@ -99,7 +101,14 @@ def between_slices(module: Module, i: Instruction, times: float) -> Collective:
         (str(sent),),
         module.source(i),
         dcn=True,
+        route=route(i.text),
     )
+
+
+def route(text: str) -> str:
+    """Who sends to whom in a permutation; "" for anything else."""
+    pairs = re.search(r"(?:source_target_pairs|_xla_megascale_target)=(\{\{.*?\}\})", text)
+    return pairs[1] if pairs else ""
 
 
 def parse_groups(text: str) -> np.ndarray | None:
@@ -141,7 +150,7 @@ def summarize(found: Iterable[Collective]) -> list[Collective]:
     for c in sorted(found, key=lambda c: -c.bytes):
         together[c.kind, c.axes, c.dcn].append(c)
     totals = [
-        dataclasses.replace(cs[0], count=sum(c.count for c in cs), bytes=sum(c.bytes for c in cs))
+        dataclasses.replace(cs[0], count=sum(c.count for c in cs), bytes=sum(c.bytes for c in cs), route="")
         for cs in together.values()
     ]
     return sorted(totals, key=lambda c: -c.bytes)

@@ -11,7 +11,9 @@ import pathlib
 import re
 from collections.abc import Iterator, Mapping
 
-ROOT = str(pathlib.Path(__file__).parent.parent.parent) + "/"
+PACKAGE = f"{pathlib.Path(__file__).parent.parent}/"
+ROOT = PACKAGE.removesuffix("bigcl/")
+INSTALLED = re.compile("/(site|dist)-packages/")
 ARRAY = re.compile(r"([a-z]\w*)\[([\d,<=]*)\](?:\{([^}]*)\})?")
 HEADER = re.compile(r"(ENTRY )?%?([^\s(]+) \(.*\{$")
 INSTRUCTION = re.compile(r"\s+(ROOT )?%?(\S+) = (.*)")
@@ -258,12 +260,12 @@ class Frames:
 
     @functools.cache  # noqa: B019, lives as long as its module
     def line(self, frame: int) -> str:
-        """The innermost place of a frame that is not in an installed package."""
+        """The innermost place of a frame that is not in an installed package, or is in this one."""
         while frame:
             fields = dict(re.findall(r"(\w+)=(\d+)", self.frames.get(str(frame), "")))
             place = dict(re.findall(r"(\w+)=(\d+)", self.locations.get(fields.get("file_location_id", ""), "")))
             file = self.files.get(place.get("file_name_id", ""), "").strip('"')
-            if file and "site-packages" not in file:
+            if file and (file.startswith(PACKAGE) or not INSTALLED.search(file)):
                 function = self.functions.get(place["function_name_id"], "").strip('"')
                 return f"{file.removeprefix(ROOT)}:{place['line']} {function.split('.<locals>')[0]}"
             frame = int(fields.get("parent_frame_id", 1)) - 1  # written one too high

@@ -1,5 +1,6 @@
 """A plan: the training step of a config, compiled for devices that may not be there, and what follows from it."""
 
+import collections
 import contextlib
 import dataclasses
 import math
@@ -10,16 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
-from bigcl import registry
-from bigcl.chips import DCN, Chip, chip
+from bigcl import flops, registry
+from bigcl.chips import DCN, Chip, device_figures
 from bigcl.experiment import Experiment
 from bigcl.planning.buffers import Buffers, Temporary, largest, parse_buffers
 from bigcl.planning.collectives import Collective, read_collectives, summarize
 from bigcl.planning.hlo import Module
 from bigcl.planning.traffic import hbm_bytes
 from bigcl.registry import ConfigError
+
+PASSES = {jax.lax.Precision.HIGH: 3, jax.lax.Precision.HIGHEST: 6}
+"""Bfloat16 products that make one of float32 on TPU."""
+
+UNREAD = "a loop whose trips could not be read counts once"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +38,7 @@ class Plan:
         it is not known).
     flops: of the model in a `step` and for each `pair`, and those that a `chip` executes, recomputation included.
     hbm_bytes: read and written in a step.
+    tflops: bfloat16 peak of a chip; None for unknown ones.
     seconds: that the step takes at least, for the FLOPs, the HBM and the links each; empty for unknown chips.
     inputs: what the step takes in, by key: shape of one example; `example_bytes`.
     error: what the compiler said when the program does not fit its memory.
@@ -47,6 +55,7 @@ class Plan:
     hbm_bytes: float
     collectives: Sequence[Collective]
     temporaries: Sequence[Temporary]
+    tflops: float | None
     seconds: Mapping[str, float]
     example_bytes: int
     error: str = ""
@@ -54,9 +63,9 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Whether the program fits the memory of a chip, as far as that is known."""
+        """Whether the program is known to fit the memory of a chip."""
         peak, limit = self.memory["peak"] or 0, self.memory["limit"]
-        return not self.error and (limit is None or peak <= limit)
+        return not self.error and limit is not None and peak <= limit
 
     @property
     def bound(self) -> tuple[str, float] | None:
@@ -65,11 +74,10 @@ class Plan:
 
     @property
     def max_mfu(self) -> float | None:
-        """Share of the chips' peak that the model's FLOPs can reach at most; None for unknown chips."""
-        if self.bound is None:
+        """Share of the chips' bfloat16 peak that the model's FLOPs can reach at most; None for unknown chips."""
+        if self.bound is None or self.tflops is None:
             return None
-        executing = self.seconds["FLOPs"] / self.flops["chip"]  # seconds for one FLOP at the peak
-        return self.flops["step"] / self.chips * executing / self.bound[1]
+        return self.flops["step"] / self.chips / (self.tflops * 1e12) / self.bound[1]
 
     @property
     def host_rate(self) -> float | None:
@@ -102,26 +110,31 @@ def make_plan(config: Mapping[str, Any], devices: Sequence[jax.Device]) -> Plan:
     each = [c for c in read_collectives(module, mesh) if c.axes or c.dcn]
     batch, params = experiment.train.batch, experiment.state_shapes.params
     model = experiment.flops_per_step()
-    flops = {"step": model, "pair": model / batch, "chip": experiment.executed_flops() / len(devices)}
+    step = jax.make_jaxpr(experiment.step())(experiment.state_shapes, experiment.batch_shapes())
+    executed = list(flops.products(step.jaxpr))
     traffic = hbm_bytes(module)
-    hosts = len({(getattr(d, "slice_index", 0), d.process_index) for d in devices})
-    figures = chip_figures(devices)
+    figures = device_figures(devices)
+    seconds = {}
+    if figures is not None:
+        computing = sum(p.flops * passes(p, figures, devices[0].platform) for p in executed) / len(devices)
+        seconds = lower_bounds(figures, computing, traffic, each, Hosts.of(devices))
     return Plan(
         devices=f"{len(devices)} x {devices[0].device_kind}",
         chips=len(devices),
-        hosts=hosts,
+        hosts=Hosts.of(devices).count,
         settings=settings(config) | {"mesh": mesh},
         batch=batch,
         parameters=sum(math.prod(x.shape) for x in params.values()),
         memory=memory(buffers, devices, figures),
-        flops=flops,
+        flops={"step": model, "pair": model / batch, "chip": sum(p.flops for p in executed) / len(devices)},
         hbm_bytes=traffic,
         collectives=summarize(each),
         temporaries=largest(buffers, module),
-        seconds={} if figures is None else lower_bounds(figures, flops["chip"], traffic, each, len(devices) / hosts),
+        tflops=None if figures is None else figures.tflops,
+        seconds=seconds,
         example_bytes=sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in experiment.batch_shapes().values()),
         error=error,
-        notes=[f"a loop whose trips could not be read counts once: {name}" for name in module.unknown_loops],
+        notes=[*left_out(config), *(f"{UNREAD}: {name}" for name in module.unknown_loops)],
     )
 
 
@@ -183,30 +196,27 @@ def without_cache() -> Iterator[None]:
         reset_cache()
 
 
-def chip_figures(devices: Sequence[jax.Device]) -> Chip | None:
-    """The figures of one device: of a chip, or its share where a chip is several devices."""
-    figures = chip(devices[0].device_kind)
-    places = {(getattr(d, "slice_index", 0), tuple(getattr(d, "coords", (d.id,)))) for d in devices}
-    share = len(places) / len(devices)
-    if figures is None or share == 1:
-        return figures
-    return dataclasses.replace(
-        figures,
-        tflops=figures.tflops * share,
-        memory=figures.memory * share,
-        bandwidth=figures.bandwidth * share,
-        link=figures.link * share,
-    )
+def left_out(config: Mapping[str, Any]) -> Iterator[str]:
+    """Sentences on what of a config's data a plan does not hold."""
+    data = config["data"]
+    if kinds := [part["kind"] for part in data.get("device", ())]:
+        yield f"data.device is left out ({', '.join(kinds)}): the batch is what the towers read"
+    for part in data.get("transforms", ()):
+        if part["kind"] == "naflex" and not isinstance(part["tokens"], int) and len(part["tokens"]) > 1:
+            yield f"batches have several forms ({part['key']}): this is the one of most patches, {max(part['tokens'])}"
 
 
 def memory(buffers: Buffers, devices: Sequence[jax.Device], figures: Chip | None) -> dict[str, int | None]:
-    """Bytes that the step takes of one chip, and that a chip has."""
-    if figures is not None:
-        limit: int | None = int(figures.memory)
-    elif devices[0].platform == "cpu" and hasattr(os, "sysconf"):  # emulated devices share the host's
+    """Bytes that the step takes of one chip, and that a chip has: to the allocator of a device that is there (JAX takes
+    three quarters of a GPU's memory, see XLA_PYTHON_CLIENT_MEM_FRACTION), else by the vendor."""
+    try:
+        limit: int | None = (devices[0].memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:  # it is not there
+        limit = None
+    if limit is None and figures is not None:
+        limit = int(figures.memory)
+    elif limit is None and devices[0].platform == "cpu" and hasattr(os, "sysconf"):  # emulated ones share the host's
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
-    else:
-        limit = (devices[0].memory_stats() or {}).get("bytes_limit")
     return {
         "arguments": buffers.arguments,
         "outputs": buffers.outputs,
@@ -216,16 +226,68 @@ def memory(buffers: Buffers, devices: Sequence[jax.Device], figures: Chip | None
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """count: how many.  chips: of each.  in_slice: of each slice."""
+
+    count: int
+    chips: float
+    in_slice: float
+
+    @classmethod
+    def of(cls, devices: Sequence[jax.Device]) -> "Hosts":
+        """The hosts of these devices."""
+        slices = {d: getattr(d, "slice_index", 0) for d in devices}
+        count = len({(slices[d], d.process_index) for d in devices})
+        return cls(count, len(devices) / count, count / len(set(slices.values())))
+
+
+def passes(product: flops.Product, figures: Chip, platform: str) -> float:
+    """How long a product takes at least, in bfloat16 products: at the peak of eight bits if both sides have eight; on
+    TPU six passes for float32 at `Precision.HIGHEST`, three at `HIGH`. (That float32 is slower on GPUs too is left
+    out.)"""
+    dtypes = [v.aval.dtype for v in product.equation.invars[:2]]
+    if all(d.itemsize == 1 for d in dtypes):
+        return figures.tflops / figures.tflops_8bit
+    precision = product.equation.params["precision"]
+    if platform == "tpu" and isinstance(precision, tuple) and all(d == jnp.float32 for d in dtypes):
+        return min(PASSES.get(p, 1) for p in precision)
+    return 1
+
+
 def lower_bounds(
-    figures: Chip, flops: float, traffic: float, each: Sequence[Collective], chips_per_host: float
+    figures: Chip, computing: float, traffic: float, each: Sequence[Collective], hosts: Hosts
 ) -> dict[str, float]:
     """Seconds that a step takes at least, if it did nothing but compute, read and write HBM, or send.
 
-    All links of a chip work at once, but a permutation sends to one neighbour, over one. Between slices the chips of a
-    host share its network, and a permutation leaves a slice by one of them.
+    computing: FLOPs of a chip at the bfloat16 peak (`passes`).  traffic: bytes of its HBM.
+
+    Links: a chip sends over all of them at once, each at its full rate one way whatever comes the other way, and all
+    that has one route (a permutation's pairs) over one of them. So the two halves of a ring, in opposite directions,
+    take two links; where other collectives lie on the torus is not known, and they are taken to use all.
+
+    Between slices: the chips of a host share its network. One chip of a slice at least sends what a permutation sends;
+    permutations with other pairs leave by other hosts, if a slice has several.
     """
-    one_way = {True: figures.link, False: figures.link * figures.links}
-    links = sum(c.bytes / one_way[c.kind == "collective-permute"] for c in each if not c.dcn)
-    dcn = sum(c.bytes * (1 if c.kind == "collective-permute" else chips_per_host) for c in each if c.dcn) / DCN
-    bounds = {"FLOPs": flops / (figures.tflops * 1e12), "HBM": traffic / figures.bandwidth, "links": links}
-    return bounds | ({"network between slices": dcn} if dcn else {})
+    inside, between = ([c for c in each if c.dcn == dcn] for dcn in (False, True))
+    sent, routes = sum(c.bytes for c in inside), by_route(inside)
+    bounds = {
+        "FLOPs": computing / (figures.tflops * 1e12),
+        "HBM": traffic / figures.bandwidth,
+        "links": max(sent / figures.links, *routes, 0.0) / figures.link,
+    }
+    if between:
+        routes = by_route(between)
+        shared = sum(c.bytes for c in between) - sum(routes)  # by all chips
+        leaving = sum(routes) if hosts.in_slice == 1 else max(routes, default=0.0)
+        bounds["network between slices"] = (shared * hosts.chips + leaving) / DCN
+    return bounds
+
+
+def by_route(each: Sequence[Collective]) -> list[float]:
+    """Bytes of permutations, for each of their routes."""
+    total: dict[str, float] = collections.defaultdict(float)
+    for c in each:
+        if c.kind == "collective-permute":
+            total[c.route] += c.bytes
+    return list(total.values())

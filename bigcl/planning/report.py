@@ -58,7 +58,9 @@ def temporaries(plan: Plan) -> Iterator[str]:
 def verdict(plan: Plan) -> str:
     """Whether it fits."""
     if plan.fits:
-        return "fits" if plan.memory["limit"] else "no verdict: the memory of this device is not known"
+        return "fits"
+    if not plan.error and plan.memory["limit"] is None:
+        return "no verdict: the memory of this device is not known"
     return f"does not fit: {plan.error or 'the peak is above the memory of a chip'}"
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bigcl.planning import hlo
 from bigcl.planning.collectives import axes_of, parse_groups, read_collectives, summarize
 from bigcl.planning.hlo import Module, parse_arrays
 from bigcl.planning.traffic import hbm_bytes
@@ -57,6 +58,15 @@ def test_loops_are_multiplied_out_and_lines_are_found():
     tanh = module.computations["fused_computation.3.clone.1"]["tanh.6"]
     assert module.source(tanh) == "/repo/layers.py:10 f"
     assert module.origin("get-tuple-element.16").op == "get-tuple-element"
+
+
+def test_lines_of_this_package_are_found_where_it_is_installed(monkeypatch):
+    installed = "/usr/lib/python3/site-packages/"
+    monkeypatch.setattr(hlo, "ROOT", installed)
+    monkeypatch.setattr(hlo, "PACKAGE", f"{installed}bigcl/")
+    for folder, line in (("bigcl/towers", "bigcl/towers/layers.py:10 f"), ("flax", "")):
+        module = Module(GOLDEN.replace("/repo/layers.py", f"{installed}{folder}/layers.py"))
+        assert module.source(module.computations["fused_computation.3.clone.1"]["tanh.6"]) == line
 
 
 def test_collectives_are_counted_with_their_axes():
