@@ -32,7 +32,7 @@ from benchmarks import peers
 
 TILE = 2048
 """Rows and columns of the tiles that are measured and, where it takes chunks, of open_clip's."""
-RECOMPUTES = {"dense": 0, "streamed": 1, "gather": 1, "ring": 1, "pallas": 1, "open_clip": 0, "open_clip_chunked": 0}
+RECOMPUTES = {"dense": 0, "streamed": 1, "gather": 1, "ring": 1, "open_clip": 0, "open_clip_chunked": 0}
 """The forms, and how often each computes the logits again."""
 
 
@@ -64,11 +64,6 @@ def in_jax(args: Any, form: str) -> Callable[..., dict[str, Any]]:
         if jax.device_count() == 1:
             return functools.partial(skip, reason="one device")
         streaming.GATHER_BYTES = {"gather": sys.maxsize, "ring": 0}[form]
-    backend: Any = contextlib.nullcontext
-    if form == "pallas":
-        if jax.default_backend() == "cpu" or not hasattr(streaming, "backend"):
-            return functools.partial(skip, reason=f"no kernel for {jax.default_backend()}")
-        backend = functools.partial(streaming.backend, "pallas")
 
     def dense(a: Any, b: Any, scale: Any, bias: Any = None) -> Any:
         logits = streaming.logits(a, b, scale, bias)
@@ -85,7 +80,7 @@ def in_jax(args: Any, form: str) -> Callable[..., dict[str, Any]]:
     def compiled(batch: int) -> tuple[Any, Any]:
         sides = jax.device_put([jnp.asarray(x, args.dtype) for x in problem(args, batch)], batch_sharding(mesh))
         inputs = (*sides, *jax.device_put(shared, replicated(mesh)))
-        with jax.set_mesh(mesh), backend():
+        with jax.set_mesh(mesh):
             return jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs))))).lower(*inputs).compile(), inputs
 
     def answer(batch: int, warm: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from bigcl import rules
@@ -74,9 +74,14 @@ def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
     return [[d for d, i in zip(devices, index, strict=True) if i == s] for s in sorted(set(index))]
 
 
+def batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """Those of its axes that split the batch; a mesh of one's own need not have them all."""
+    return tuple(a for a in BATCH_AXES if a in mesh.axis_names)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows over all axes that split the batch."""
-    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -91,7 +96,7 @@ def constrain_batch(x: Array) -> Array:
     activations instead of weights.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    axes = tuple(a for a in BATCH_AXES if a in mesh.axis_names and a not in mesh.manual_axes)
+    axes = tuple(a for a in batch_axes(mesh) if a not in mesh.manual_axes)
     if not axes:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(axes, *(PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)))

@@ -13,7 +13,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import beartype.door
 from beartype import BeartypeConf
@@ -29,6 +29,7 @@ HOLDER_KEYS: dict[str, dict[str, Any]] = {
         "scale": float | str,
         "with": Mapping[str, str],
         "when": Sequence[float],
+        "embeddings": Literal["float32", "bfloat16"],
         "name": str,
     },
     "head": {"of": Sequence[str]},

@@ -18,6 +18,8 @@ from tests.problems import TRANSFORMERS, Problem, assert_close
 ROOT = pathlib.Path(__file__).parent.parent
 PROCESSES, STEPS, TIMEOUT = 2, 2, 300
 LOSSES = {"infonce": lambda za, zb, scale, bias: infonce(za, zb, scale, label_smoothing=0.1), "sigmoid": sigmoid}
+EXCHANGES = {"gather": 2**40, "ring": 0}
+"""The forms of exchange, each with the bytes below which columns are gathered."""
 
 
 def embeddings() -> tuple[np.ndarray, ...]:
@@ -75,15 +77,20 @@ def group(result: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
     return [result[f"{name}/{i}"] for i in range(sum(k.startswith(f"{name}/") for k in result))]
 
 
+@pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("name", LOSSES)
-def test_losses_equal_those_of_one_device(result, name):
+def test_losses_equal_those_of_one_device(result, name, exchange):
     expected = jax.jit(jax.value_and_grad(LOSSES[name], argnums=(0, 1, 2, 3)))(*map(jnp.asarray, embeddings()))
-    assert len(group(result, name)) == 5
-    assert_close(group(result, name), jax.tree.leaves(expected))
+    found = group(result, f"{name}-{exchange}")
+    assert len(found) == 5
+    assert_close(found, jax.tree.leaves(expected))
 
 
 def test_training_equals_that_of_one_device(result):
-    assert_close(group(result, "train"), jax.tree.leaves(Problem(TRANSFORMERS).train(STEPS)))
+    """In one piece, and in pieces of the batch with the columns in a ring."""
+    expected = jax.tree.leaves(Problem(TRANSFORMERS).train(STEPS))
+    assert_close(group(result, "train"), expected)
+    assert_close(group(result, "pieces"), expected)
 
 
 def test_all_hear_what_each_process_says(result):

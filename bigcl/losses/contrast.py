@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bigcl.losses.streaming import MASKED, logits, product, stream
+from bigcl.losses.streaming import MASKED, logits, paired_logits, product, stream
 
 Weigh = Callable[[Any, Any], Float[Array, "m n"]]
 """A number for each pair of some rows with some columns, of what is known of them; a pure function."""
@@ -58,6 +58,7 @@ def contrast(
     a: Any = (),
     b: Any = (),
     inside: bool = False,
+    paired: bool = False,
 ) -> tuple[Side, Side]:
     r"""Rows and columns of the logits $S = s A B^\top$, in one pass over tiles, exact over the devices of a mesh.
 
@@ -65,6 +66,7 @@ def contrast(
     targets: weights $t_{ij} \ge 0$; None: there are none here.
     a, b: pytrees of arrays [m, ...] and [n, ...] that the two read.
     inside: targets are averaged inside the log.
+    paired: row i of each side is the one target of row i of the other; without `targets`.
     """
 
     def tile(rows: Any, columns: Any, scale: Any) -> Any:
@@ -78,6 +80,13 @@ def contrast(
             return (weighted,), (t, t * score)
         return (weighted, jnp.where(t > 0, score + jnp.log(jnp.where(t > 0, t, 1)), MASKED)), (t,)
 
+    def own(rows: Any, columns: Any, scale: Any) -> Any:
+        return (paired_logits(rows[0], columns[0], scale),)
+
+    if paired:
+        sums = stream(tile, (za, a), (zb, b), scale, paired=own)
+        one = jnp.ones_like(sums.paired[0])
+        return Side(sums.row_lse[0], one, sums.paired[0]), Side(sums.column_lse[0], one, sums.paired[0])
     sums = stream(tile, (za, a), (zb, b), scale)
 
     def side(lse: Any, added: Any) -> Side:

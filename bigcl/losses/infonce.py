@@ -136,10 +136,8 @@ def across(
         a=info,
         b=info,
         inside=inside,
+        paired=not labelled,
     )
-    if not labelled:
-        own = streaming.paired_logits(za, zb, scale)
-        a, b = (Side(side.partition, jnp.ones_like(own), own) for side in (a, b))
     return without_own(a, known), without_own(b, known)
 
 
@@ -207,7 +205,7 @@ def smooth(
         if mask is None
         else jnp.where(mask[:, None], y, 0).sum(0) / jnp.maximum(mask.sum(), 1).astype(y.dtype)
     )
-    return (1 - share) * target + share * scale.astype(x.dtype) * (x @ mean)
+    return (1 - share) * target + share * scale.astype(x.dtype) * streaming.product("bd,d->b", x, mean)
 
 
 def weighted_mean(

@@ -21,15 +21,26 @@ def sigmoid(
     """
     if za.shape != zb.shape:
         raise ValueError(f"sigmoid: row i of each side must belong together, got shapes {za.shape} and {zb.shape}")
-    positive = streaming.paired_logits(za, zb, scale)
-    positive = positive + bias.astype(positive.dtype)
-    return (streaming.softplus_sum(za, zb, scale, bias) - positive.sum()) / len(za)
+    rows, _, positive = with_positives(za, zb, scale, bias)
+    return (rows.sum() - positive.sum()) / len(za)
 
 
 def sigmoid_rows(
     za: Float[Array, "b d"], zb: Float[Array, "b d"], scale: Float[Array, ""], bias: Float[Array, ""]
 ) -> Float[Array, "b"]:
     """Terms whose mean `sigmoid` is, one for each row: its own pair, and half of each negative it is in."""
-    rows, columns = streaming.softplus_sums(za, zb, scale, bias)
-    positive = streaming.paired_logits(za, zb, scale)
-    return (rows + columns) / 2 - positive - bias.astype(positive.dtype)
+    rows, columns, positive = with_positives(za, zb, scale, bias)
+    return (rows + columns) / 2 - positive
+
+
+def with_positives(
+    za: Float[Array, "b d"], zb: Float[Array, "b d"], scale: Float[Array, ""], bias: Float[Array, ""]
+) -> tuple[Float[Array, "b"], Float[Array, "b"], Float[Array, "b"]]:
+    """Sums of `log(1 + exp(logit))` along each row and each column, and the logit of each row's own pair."""
+
+    def positive(za: Array, zb: Array, shared: tuple[Array, Array]) -> tuple[Array]:
+        own = streaming.paired_logits(za, zb, shared[0])
+        return (own + shared[1].astype(own.dtype),)
+
+    sums = streaming.stream(streaming.softplus_tile, za, zb, (scale, bias), paired=positive)
+    return sums.row_sum[0], sums.column_sum[0], sums.paired[0]

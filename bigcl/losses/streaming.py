@@ -9,6 +9,7 @@ once (`exchange="gather"`) or passes them around a ring (`exchange="ring"`), a s
 
 import functools
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from bigcl.losses.similarity import at_least_float32
+from bigcl.mesh import AXES, batch_axes
 
 MASKED = -1e30
 """The logit of a pair that does not take part: finite, so that a row without any pair has finite sums and a zero
@@ -30,21 +32,28 @@ TILE = 2048
 GATHER_BYTES = 2**28
 """Columns are gathered while all of them fit in this many bytes, else they go round the ring."""
 
-BATCH_AXES = ("replica", "data", "fsdp")
-
 Tile = Callable[[Any, Any, Any], tuple[tuple[Array, ...], tuple[Array, ...]]]
 """`tile(rows, columns, shared) -> (exponentiated, added)`: tuples of [m, n] arrays of the pairs of some rows with some
 columns."""
 
+Paired = Callable[[Any, Any, Any], tuple[Array, ...]]
+"""`paired(rows, columns, shared)`: tuple of [m] arrays of row i with column i."""
+
 
 class Sums(NamedTuple):
     """What `stream` returns: for each array of `exponentiated` its log-sum-exp, for each of `added` its sum, along rows
-    [M] and along columns [N]."""
+    [M] and along columns [N]; and what `paired` gives [M]."""
 
     row_lse: tuple[Float[Array, "m"], ...]
     column_lse: tuple[Float[Array, "n"], ...]
     row_sum: tuple[Float[Array, "m"], ...]
     column_sum: tuple[Float[Array, "n"], ...]
+    paired: tuple[Float[Array, "m"], ...] = ()
+
+
+def no_pairs(rows: Any, columns: Any, shared: Any) -> tuple[Array, ...]:
+    """Nothing of row i with column i."""
+    return ()
 
 
 def stream(
@@ -53,8 +62,9 @@ def stream(
     columns: Any,
     shared: Any = (),
     *,
+    paired: Paired = no_pairs,
     exchange: Literal["auto", "gather", "ring"] = "auto",
-    size: int = TILE,
+    size: int | None = None,
 ) -> Sums:
     """Sums over all pairs of `rows` and `columns`, differentiable with respect to every float array.
 
@@ -63,17 +73,20 @@ def stream(
     rows, columns: pytrees of arrays with M and N rows: embeddings, labels, weights, indices, whatever the pairs depend
         on.
     shared: pytree of what all pairs share, such as scale and bias.
-    exchange: how devices get the columns of the others, inside `jax.set_mesh` of a mesh with batch axes.
-    size: rows and columns of a tile.
+    paired: what is wanted of row i with column i, as positive logits, where M = N. Asked for here, its gradient is what
+        the sums of the others start from, and takes no memory of its own.
+    exchange: how devices get the columns of the others, inside `jax.set_mesh` of a mesh with batch axes (`bigcl.mesh`),
+        any of them.
+    size: rows and columns of a tile at the most; None: TILE.
     """
-    shards = batch_shards()
+    axes, shards = split()
     m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
     if shards > 1 and (m % shards or n % shards):
         raise ValueError(f"streaming: {m} rows and {n} columns do not divide over {shards} devices")
     if exchange == "auto":
         total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(columns))
         exchange = "gather" if total <= GATHER_BYTES else "ring"
-    plan = Plan(tile, size, exchange if shards > 1 else "none")
+    plan = Plan(tile, paired, size or TILE, exchange if shards > 1 else "none", axes)
     return _stream(plan, rows, columns, shared)
 
 
@@ -81,14 +94,28 @@ class Plan(NamedTuple):
     """What of a call is known while tracing."""
 
     tile: Tile
+    paired: Paired
     size: int
     exchange: str
+    axes: tuple[str, ...]
 
 
-def batch_shards() -> int:
-    """Devices that the batch is split over in the mesh of the context; 1 without one."""
+def split() -> tuple[tuple[str, ...], int]:
+    """The axes, of the mesh in context, that the batch is split over, and over how many devices; one without a mesh.
+
+    Warns of a mesh of which no axis is known: the sums are right, but nothing says how to share the work.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty or mesh._any_axis_manual else math.prod(mesh.shape.get(a, 1) for a in BATCH_AXES)
+    if mesh.empty or mesh.manual_axes:
+        return (), 1
+    axes = batch_axes(mesh)
+    if mesh.size > 1 and not set(mesh.axis_names) & set(AXES):
+        warnings.warn(
+            f"streaming: the mesh has axes {mesh.axis_names}, none of {AXES}, so the pairs are not split over its "
+            "devices; name the axis of the batch 'data'",
+            stacklevel=3,
+        )
+    return axes, math.prod(mesh.shape[a] for a in axes)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -123,7 +150,7 @@ def on_devices(plan: Plan, function: Callable[..., Any], split: tuple[bool, ...]
     results are sharded by rows."""
     if plan.exchange == "none":
         return function
-    spec = {True: PartitionSpec(BATCH_AXES), False: PartitionSpec()}
+    spec = {True: PartitionSpec(plan.axes), False: PartitionSpec()}
     specs = jax.tree.map(spec.get, (split, out))
     return jax.shard_map(function, in_specs=specs[0], out_specs=specs[1], check_vma=False)
 
@@ -166,28 +193,39 @@ def start(plan: Plan, rows: Any, columns: Any, shared: Any) -> tuple[Running, Ru
     return side(0), side(1)
 
 
-def cut(tree: Any, size: int) -> tuple[Any, Array | None]:
-    """Arrays [M, ...] as [tiles, size, ...], filled up with the first row, and which of the rows are real (None: all
-    of them)."""
+def tiles(tree: Any, size: int) -> tuple[int, int]:
+    """How many tiles there are of the rows of these arrays, and how many rows each has: at most `size`, and alike but
+    for what rounding large ones to 16, which matrix units like, takes."""
     m = jax.tree.leaves(tree)[0].shape[0]
-    size = min(size, m)
-    tiles = -(-m // size)
-    missing = tiles * size - m
-
-    def reshape(x: Array) -> Array:
-        filled = jnp.concatenate([x, jnp.broadcast_to(x[:1], (missing, *x.shape[1:]))]) if missing else x
-        return filled.reshape(tiles, size, *x.shape[1:])
-
-    return jax.tree.map(reshape, tree), (jnp.arange(tiles * size) < m).reshape(tiles, size) if missing else None
+    even = -(-m // -(-m // size))
+    rounded = -(-even // 16) * 16
+    even = rounded if 128 <= even < m and rounded <= size else even
+    return -(-m // even), even
 
 
-def join(tree: Any, m: int) -> Any:
-    """The inverse of `cut`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:m], tree)
+def take(tree: Any, index: Array, size: int) -> tuple[Any, Array | None]:
+    """The rows of a tile, and which of them are new (None: all). The last tile ends with the last row, and so may begin
+    with rows of the one before it."""
+    m = jax.tree.leaves(tree)[0].shape[0]
+    rows = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first_row(m, index, size), size), tree)
+    new = first_row(m, index, size) + jnp.arange(size, dtype=index.dtype) >= index * size
+    return rows, new if m % size else None
+
+
+def put(tree: Any, rows: Any, index: Array, size: int) -> Any:
+    """The arrays with the rows of a tile replaced, in place."""
+    m = jax.tree.leaves(tree)[0].shape[0] if jax.tree.leaves(tree) else 0
+    update = lambda x, r: jax.lax.dynamic_update_slice_in_dim(x, r, first_row(m, index, size), 0)  # noqa: E731
+    return jax.tree.map(update, tree, rows)
+
+
+def first_row(m: int, index: Array, size: int) -> Array:
+    """Of a tile."""
+    return index * size if m % size == 0 else jnp.minimum(index * size, m - size)
 
 
 def masked(tile: Tile, row_valid: Array | None, column_valid: Array | None) -> Tile:
-    """A tile function whose padding takes no part."""
+    """A tile function in which pairs of rows and columns that are not new take no part."""
 
     def masked_tile(rows: Any, columns: Any, shared: Any) -> Any:
         pairs: Any = tile(rows, columns, shared)
@@ -207,29 +245,28 @@ def walk(
     plan: Plan, rows: Any, columns: Any, shared: Any, row_sums: Running, column_sums: Running
 ) -> tuple[Running, Running]:
     """Adds all pairs of `rows` and `columns` to the sums of both sides."""
-    m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
-    (row_tiles, row_sums), row_valid = cut((rows, row_sums), plan.size)
-    (column_tiles, column_sums), column_valid = cut((columns, column_sums), plan.size)
+    (row_tiles, m), (column_tiles, n) = tiles(rows, plan.size), tiles(columns, plan.size)
 
-    def one_row_tile(column_sums: Running, inputs: Any) -> tuple[Running, Running]:
-        r, r_sums, r_valid = inputs
+    def one_row_tile(carry: tuple[Running, Running], i: Array) -> tuple[Any, None]:
+        row_sums, column_sums = carry
+        (r, r_sums), r_new = take((rows, row_sums), i, m)
 
-        def one_tile(r_sums: Running, inputs: Any) -> tuple[Running, Running]:
-            c, c_sums, c_valid = inputs
-            pairs = masked(plan.tile, r_valid, c_valid)(r, c, shared)
-            return r_sums.add(*pairs, axis=1), c_sums.add(*pairs, axis=0)
+        def one_tile(carry: tuple[Running, Running], j: Array) -> tuple[Any, None]:
+            r_sums, column_sums = carry
+            (c, c_sums), c_new = take((columns, column_sums), j, n)
+            pairs = masked(plan.tile, r_new, c_new)(r, c, shared)
+            return (r_sums.add(*pairs, axis=1), put(column_sums, c_sums.add(*pairs, axis=0), j, n)), None
 
-        r_sums, column_sums = jax.lax.scan(one_tile, r_sums, (column_tiles, column_sums, column_valid))
-        return column_sums, r_sums
+        (r_sums, column_sums), _ = jax.lax.scan(one_tile, (r_sums, column_sums), jnp.arange(column_tiles))
+        return (put(row_sums, r_sums, i, m), column_sums), None
 
-    column_sums, row_sums = jax.lax.scan(one_row_tile, column_sums, (row_tiles, row_sums, row_valid))
-    return join(row_sums, m), join(column_sums, n)
+    return jax.lax.scan(one_row_tile, (row_sums, column_sums), jnp.arange(row_tiles))[0]
 
 
 def local_forward(plan: Plan, rows: Any, columns: Any, shared: Any) -> Sums:
     """All pairs on this device."""
     r, c = walk(plan, rows, columns, shared, *start(plan, rows, columns, shared))
-    return Sums(r.lse(), c.lse(), r.sum, c.sum)
+    return Sums(r.lse(), c.lse(), r.sum, c.sum, plan.paired(rows, columns, shared))
 
 
 class Side(NamedTuple):
@@ -260,30 +297,29 @@ def walk_back(
     d_shared: Any,
 ) -> tuple[Any, Any, Any]:
     """Adds the gradient of all pairs of `rows` and `columns` to those of both sides and of what is shared; each tile is
-    computed anew."""
-    m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
-    (row_tiles, row, d_rows), row_valid = cut((rows, row, d_rows), plan.size)
-    (column_tiles, column, d_columns), column_valid = cut((columns, column, d_columns), plan.size)
+    computed anew.
 
-    def one_row_tile(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        d_columns, d_shared = carry
-        r, r_side, d_r, r_valid = inputs
+    What a row takes from all columns is summed in float32 and added to `d_rows` once, which may so be of the dtype of
+    the rows; the others are sums over tiles.
+    """
+    (row_tiles, m), (column_tiles, n) = tiles(rows, plan.size), tiles(columns, plan.size)
 
-        def one_tile(carry: Any, inputs: Any) -> tuple[Any, Any]:
-            d_r, d_shared = carry
-            c, c_side, d_c, c_valid = inputs
-            gradient = tile_gradient(masked(plan.tile, r_valid, c_valid), (r, c, shared), r_side, c_side)
-            return (plus(d_r, gradient[0]), plus(d_shared, gradient[2])), plus(d_c, gradient[1])
+    def one_row_tile(carry: Any, i: Array) -> tuple[Any, None]:
+        d_rows, d_columns, d_shared = carry
+        (r, r_side, d_r), r_new = take((rows, row, d_rows), i, m)
 
-        (d_r, d_shared), d_columns = jax.lax.scan(
-            one_tile, (d_r, d_shared), (column_tiles, column, d_columns, column_valid)
-        )
-        return (d_columns, d_shared), d_r
+        def one_tile(carry: Any, j: Array) -> tuple[Any, None]:
+            sum_r, d_columns, d_shared = carry
+            (c, c_side, d_c), c_new = take((columns, column, d_columns), j, n)
+            gradient = tile_gradient(masked(plan.tile, r_new, c_new), (r, c, shared), r_side, c_side)
+            d_columns = put(d_columns, plus(d_c, gradient[1]), j, n)
+            return (plus(sum_r, gradient[0]), d_columns, plus(d_shared, gradient[2])), None
 
-    (d_columns, d_shared), d_rows = jax.lax.scan(
-        one_row_tile, (d_columns, d_shared), (row_tiles, row, d_rows, row_valid)
-    )
-    return join(d_rows, m), join(d_columns, n), d_shared
+        start = (no_gradient(r), d_columns, d_shared)
+        (sum_r, d_columns, d_shared), _ = jax.lax.scan(one_tile, start, jnp.arange(column_tiles))
+        return (put(d_rows, plus(d_r, sum_r), i, m), d_columns, d_shared), None
+
+    return jax.lax.scan(one_row_tile, (d_rows, d_columns, d_shared), jnp.arange(row_tiles))[0]
 
 
 def tile_gradient(tile: Tile, arguments: tuple[Any, Any, Any], row: Side, column: Side) -> tuple[Any, Any, Any]:
@@ -315,13 +351,21 @@ def split_floats(tree: Any) -> tuple[Any, Callable[[Any], Any]]:
 
 
 def plus(total: Any, gradient: Any) -> Any:
-    """Gradients are summed in float32 or better."""
+    """A sum in the dtype of the first."""
     return jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient)
 
 
 def no_gradient(tree: Any) -> Any:
-    """Zeros to sum gradients in."""
+    """Zeros to sum gradients in: in float32 or better."""
     return jax.tree.map(lambda x: jnp.zeros_like(at_least_float32(x)) if is_float(x) else None, tree)
+
+
+def paired_gradient(plan: Plan, rows: Any, columns: Any, shared: Any, cotangents: Sums) -> tuple[Any, Any, Any]:
+    """The gradient of what is paired: that of the rows in their own dtype, the others in float32 or better."""
+    floats, rebuild = split_floats((rows, columns, shared))
+    _, pull = jax.vjp(lambda floats: plan.paired(*rebuild(floats)), floats)
+    d_rows, d_columns, d_shared = pull(cotangents.paired)[0]
+    return d_rows, *jax.tree.map(at_least_float32, (d_columns, d_shared))
 
 
 def like(gradient: Any, tree: Any) -> Any:
@@ -336,38 +380,39 @@ def local_backward(
 ) -> tuple[Any, Any, Any]:
     """The gradient of all pairs on this device."""
     arguments = (rows, columns, shared)
-    return like(walk_back(plan, *arguments, *sides(sums, cotangents), *map(no_gradient, arguments)), arguments)
+    own = paired_gradient(plan, *arguments, cotangents)
+    return like(walk_back(plan, *arguments, *sides(sums, cotangents), *own), arguments)
 
 
 # Several devices, columns gathered: each device adds its rows to partial sums of all columns, which are then put
 # together, each shard at its owner.
 
 
-def gather(tree: Any) -> Any:
+def gather(plan: Plan, tree: Any) -> Any:
     """All shards, in order."""
-    return jax.tree.map(lambda x: jax.lax.all_gather(x, BATCH_AXES, tiled=True), tree)
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, plan.axes, tiled=True), tree)
 
 
-def scatter_sum(tree: Any) -> Any:
+def scatter_sum(plan: Plan, tree: Any) -> Any:
     """Sums over devices, of which each keeps its shard."""
-    return jax.tree.map(lambda x: jax.lax.psum_scatter(x, BATCH_AXES, tiled=True), tree)
+    return jax.tree.map(lambda x: jax.lax.psum_scatter(x, plan.axes, tiled=True), tree)
 
 
 def gather_forward(plan: Plan, rows: Any, columns: Any, shared: Any) -> Sums:
     """All pairs of this device's rows; sums of this device's rows and columns."""
-    everything = gather(columns)
+    everything = gather(plan, columns)
     r, c = walk(plan, rows, everything, shared, *start(plan, rows, everything, shared))
-    tops = tuple(jax.lax.pmax(t, BATCH_AXES) for t in c.top)
-    masses = scatter_sum(tuple(m * jnp.exp(mine - top) for m, mine, top in zip(c.mass, c.top, tops, strict=True)))
-    return Sums(
-        r.lse(), tuple(own_shard(t) + jnp.log(m) for t, m in zip(tops, masses, strict=True)), r.sum, scatter_sum(c.sum)
-    )
+    tops = tuple(jax.lax.pmax(t, plan.axes) for t in c.top)
+    masses = tuple(m * jnp.exp(mine - top) for m, mine, top in zip(c.mass, c.top, tops, strict=True))
+    masses, added = scatter_sum(plan, (masses, c.sum))
+    lse = tuple(own_shard(plan, t) + jnp.log(m) for t, m in zip(tops, masses, strict=True))
+    return Sums(r.lse(), lse, r.sum, added, plan.paired(rows, columns, shared))
 
 
-def own_shard(x: Array) -> Array:
+def own_shard(plan: Plan, x: Array) -> Array:
     """This device's rows of an array that all devices hold."""
-    size = x.shape[0] // jax.lax.axis_size(BATCH_AXES)
-    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(BATCH_AXES) * size, size)
+    size = x.shape[0] // jax.lax.axis_size(plan.axes)
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(plan.axes) * size, size)
 
 
 def gather_backward(
@@ -375,27 +420,29 @@ def gather_backward(
 ) -> tuple[Any, Any, Any]:
     """Gradients of this device's rows and columns, and of what is shared."""
     row, column = sides(sums, cotangents)
-    everything, column = gather((columns, column))
-    zeros = map(no_gradient, (rows, everything, shared))
-    d_rows, d_columns, d_shared = walk_back(plan, rows, everything, shared, row, column, *zeros)
-    return like((d_rows, scatter_sum(d_columns), jax.lax.psum(d_shared, BATCH_AXES)), (rows, columns, shared))
+    everything, column = gather(plan, (columns, column))
+    d_rows, own, d_shared = paired_gradient(plan, rows, columns, shared, cotangents)
+    zeros = no_gradient(everything)
+    d_rows, d_columns, d_shared = walk_back(plan, rows, everything, shared, row, column, d_rows, zeros, d_shared)
+    d_columns = plus(scatter_sum(plan, d_columns), own)
+    return like((d_rows, d_columns, jax.lax.psum(d_shared, plan.axes)), (rows, columns, shared))
 
 
 # Several devices in a ring: shards of columns travel with their sums, and are home again after one round.
 
 
-def pass_on(tree: Any) -> Any:
+def pass_on(plan: Plan, tree: Any) -> Any:
     """Half of each shard to the next device of the ring, the other half to the one before, as in the bidirectional ring
     of SigLIP (Zhai et al. 2023): a link carries both ways at once, so a step takes half the time, and all halves are
     home again after one round."""
-    n = jax.lax.axis_size(BATCH_AXES)
+    n = jax.lax.axis_size(plan.axes)
     ahead = [(i, (i + 1) % n) for i in range(n)]
     back = [(j, i) for i, j in ahead]
 
     def both_ways(x: Array) -> Array:
         half = len(x) // 2
         return jnp.concatenate(
-            [jax.lax.ppermute(part, BATCH_AXES, to) for part, to in ((x[:half], ahead), (x[half:], back))]
+            [jax.lax.ppermute(part, plan.axes, to) for part, to in ((x[:half], ahead), (x[half:], back))]
         )
 
     return jax.tree.map(both_ways, tree)
@@ -405,32 +452,39 @@ def ring_forward(plan: Plan, rows: Any, columns: Any, shared: Any) -> Sums:
     """All pairs of this device's rows; sums of this device's rows and columns."""
 
     def visit(carry: Any, _: None) -> tuple[Any, None]:
-        columns, r, c = carry
-        following = pass_on(columns)  # does not wait for the tiles, and so travels while they are computed
-        r, c = walk(plan, rows, columns, shared, r, c)
-        return (following, r, pass_on(c)), None
+        visited, r, c = carry
+        following = pass_on(plan, visited)  # does not wait for the tiles, and so travels while they are computed
+        r, c = walk(plan, rows, visited, shared, r, c)
+        return (following, r, pass_on(plan, c)), None  # a few numbers for each column
 
     carry = (columns, *start(plan, rows, columns, shared))
-    (_, r, c), _ = jax.lax.scan(visit, carry, length=jax.lax.axis_size(BATCH_AXES))
-    return Sums(r.lse(), c.lse(), r.sum, c.sum)
+    (_, r, c), _ = jax.lax.scan(visit, carry, length=jax.lax.axis_size(plan.axes))
+    return Sums(r.lse(), c.lse(), r.sum, c.sum, plan.paired(rows, columns, shared))
 
 
 def ring_backward(
     plan: Plan, rows: Any, columns: Any, shared: Any, sums: Sums, cotangents: Sums
 ) -> tuple[Any, Any, Any]:
-    """Gradients of this device's rows and columns, and of what is shared."""
+    """Gradients of this device's rows and columns, and of what is shared.
+
+    The gradient of a shard of columns, as large as they or twice as large, is one visit behind them: what the visits
+    before have summed arrives while the tiles of this one are computed, whose part is then added. So one more step
+    brings it home.
+    """
     row, column = sides(sums, cotangents)
-    d_rows, d_columns, d_shared = map(no_gradient, (rows, columns, shared))
+    d_rows, own, d_shared = paired_gradient(plan, rows, columns, shared, cotangents)
+    zeros = no_gradient(columns)
 
     def visit(carry: Any, _: None) -> tuple[Any, None]:
-        columns, column, d_rows, d_columns, d_shared = carry
-        following = pass_on((columns, column))
-        d_rows, d_columns, d_shared = walk_back(plan, rows, columns, shared, row, column, d_rows, d_columns, d_shared)
-        return (*following, d_rows, pass_on(d_columns), d_shared), None
+        visited, side, d_rows, behind, d_shared = carry
+        following, arrived = pass_on(plan, (visited, side)), pass_on(plan, behind)
+        d_rows, d_visited, d_shared = walk_back(plan, rows, visited, shared, row, side, d_rows, zeros, d_shared)
+        return (*following, d_rows, plus(arrived, d_visited), d_shared), None
 
-    carry = (columns, column, d_rows, d_columns, d_shared)
-    (_, _, d_rows, d_columns, d_shared), _ = jax.lax.scan(visit, carry, length=jax.lax.axis_size(BATCH_AXES))
-    return like((d_rows, d_columns, jax.lax.psum(d_shared, BATCH_AXES)), (rows, columns, shared))
+    carry = (columns, column, plus(no_gradient(rows), d_rows), zeros, d_shared)
+    (_, _, d_rows, behind, d_shared), _ = jax.lax.scan(visit, carry, length=jax.lax.axis_size(plan.axes))
+    d_columns = plus(pass_on(plan, behind), own)
+    return like((d_rows, d_columns, jax.lax.psum(d_shared, plan.axes)), (rows, columns, shared))
 
 
 # What the plain losses need.
@@ -476,19 +530,9 @@ def _dots_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Arr
 dots.defvjp(lambda za, zb: (dots(za, zb), (za, zb)), _dots_backward)
 
 
-def softplus_sums(
-    za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
-) -> tuple[Float[Array, "m"], Float[Array, "n"]]:
-    """Sums of `log(1 + exp(logit))` along each row and along each column."""
-    sums = stream(lambda a, b, s: ((), (softplus(logits(a, b, *s)),)), za, zb, (scale, bias))
-    return sums.row_sum[0], sums.column_sum[0]
-
-
-def softplus_sum(
-    za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""], bias: Float[Array, ""]
-) -> Float[Array, ""]:
-    """Sum of `log(1 + exp(logit))` over all pairs."""
-    return softplus_sums(za, zb, scale, bias)[0].sum()
+def softplus_tile(za: Float[Array, "m d"], zb: Float[Array, "n d"], shared: Any) -> Any:
+    """`log(1 + exp(logit))` of each pair, to be added; shared: scale and bias."""
+    return (), (softplus(logits(za, zb, *shared)),)
 
 
 @jax.custom_jvp

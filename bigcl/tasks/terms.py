@@ -25,6 +25,7 @@ class Term:
     scale: a fixed inverse temperature, or the name of a learned one ("" for the task's own).
     arrays: further arguments of the function, each with the name of an output or of a key of the batch.
     when: the shares of the run between which it counts.
+    embeddings: the dtype that it is given outputs in; None: the one they have.
     name: what it is called in the log.
     """
 
@@ -34,6 +35,7 @@ class Term:
     scale: float | str
     arrays: tuple[tuple[str, str], ...]
     when: tuple[float, float]
+    embeddings: str | None
     name: str
 
     def __call__(
@@ -46,7 +48,7 @@ class Term:
         by_row: bool = False,
     ) -> Float[Array, ""] | Float[Array, "b"]:
         """The value, without its weight; by_row: the terms of the mean that it is."""
-        known = {**batch, **outputs}
+        known = {**batch, **(rounded(outputs, self.embeddings) if self.embeddings else outputs)}
         for name in (*self.of, *dict(self.arrays).values()):
             if name not in known:
                 raise ConfigError(f"task.losses: {self.name}: no {name!r} here; {registry.nearest(name, known)}")
@@ -74,6 +76,11 @@ class Term:
             return self.weight
         done = moment.step.astype(jnp.float32) / steps
         return jnp.where((self.when[0] <= done) & (done < self.when[1]), jnp.float32(self.weight), jnp.float32(0))
+
+
+def rounded(outputs: Mapping[str, Array], dtype: str) -> dict[str, Array]:
+    """Embeddings and tokens in another dtype; masks as they are."""
+    return {k: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x for k, x in outputs.items()}
 
 
 def make_terms(parts: Sequence[Part], outputs: Collection[str], scales: Collection[str]) -> tuple[Term, ...]:
@@ -109,6 +116,7 @@ def make_terms(parts: Sequence[Part], outputs: Collection[str], scales: Collecti
                 scale=scale,
                 arrays=arrays,
                 when=(float(when[0]), float(when[1])),
+                embeddings=part.get("embeddings"),
                 name=name,
             )
         )

@@ -34,6 +34,9 @@ class TwoTower(Task):
         `weight` (default 1), and `when`, the shares of the run between which it counts, as [0, 0.33];
         `scale`, a fixed inverse temperature or the name of one of `scales`; by default the task's own;
         `with`, further arrays it takes, each by the name of an output or of a batch key, as {"labels": "class"};
+        `embeddings`, "bfloat16" for outputs rounded before this loss, whose products then take a TPU one pass instead
+        of six and whose exchange half the bytes, for the errors in docs/performance.md (default: as they are, float32;
+        logits and sums are float32 either way);
         `name` in the log. Default: one `infonce` of the first two inputs.
     heads: projections of outputs for the losses alone, each a head with `of`, the outputs that it reads.
     teacher: an untrained copy of the towers, see `Teacher`; an empty part is one that stays as the run began.

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from bigcl import flops
 from bigcl.losses import infonce, sigmoid, streaming
-from bigcl.mesh import batch_sharding, make_mesh
+from bigcl.mesh import batch_axes, batch_sharding, make_mesh
 
 MESH = {"replica": 2, "data": 2, "fsdp": 2}
 D = 5
@@ -97,6 +99,135 @@ def test_the_ring_uses_links_both_ways():
     assert pairs[0] == sorted((b, a) for a, b in pairs[1]) != pairs[1]
 
 
+@pytest.mark.parametrize("b", [128, 2047, 2048, 2049, 2100, 4097])
+@pytest.mark.parametrize("ring", [False, True])
+def test_tiles_are_even(b, ring):
+    """A batch a little larger than a tile costs what its pairs cost: four products of each, one for the value."""
+    devices = 8 if ring else 1
+    side, number = jax.ShapeDtypeStruct((b * devices, D), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+
+    def loss(x, y, scale):
+        sums = streaming.stream(
+            lambda a, b, s: ((streaming.logits(a, b, s),), ()), x, y, scale, exchange="ring" if ring else "auto"
+        )
+        return (sums.row_lse[0] + sums.column_lse[0]).sum()
+
+    with jax.set_mesh(make_mesh()) if ring else contextlib.nullcontext():
+        counted = flops.count(jax.make_jaxpr(jax.value_and_grad(loss, (0, 1, 2)))(side, side, number))
+    needed = 4 * 2 * b * b * devices * D
+    assert needed <= counted <= 1.04 * needed
+
+
+OWN = {
+    "one axis": ((8,), ("data",)),
+    "beside an unknown one": ((4, 2), ("data", "model")),
+    "two, in another order": ((4, 2), ("fsdp", "replica")),
+}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_a_mesh_of_ones_own_needs_one_axis_of_the_batch(monkeypatch, name, exchange, kind):
+    shape, names = OWN[name]
+    mesh = jax.make_mesh(shape, names, (kind,) * len(names))
+    monkeypatch.setattr(streaming, "GATHER_BYTES", 2**40 if exchange == "gather" else 0)
+    sides, shared = unit_rows(16), (jnp.float32(4), jnp.float32(-2))
+    gradient = jax.value_and_grad(sigmoid, (0, 1, 2, 3))
+    where = NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
+    with jax.set_mesh(mesh):
+        program = jax.jit(gradient).lower(*(jax.device_put(z, where) for z in sides), *shared).compile()
+        got = program(*(jax.device_put(z, where) for z in sides), *shared)
+    assert ("all-gather" if exchange == "gather" else "collective-permute") in program.as_text()
+    assert_same(got, gradient(*sides, *shared))
+
+
+def test_a_mesh_without_a_known_axis_is_spoken_of():
+    sides = unit_rows(16)
+    mesh = Mesh(np.array(jax.devices()), ("batch",))
+    where = NamedSharding(mesh, PartitionSpec("batch"))
+    with jax.set_mesh(mesh), pytest.warns(UserWarning, match="name the axis of the batch 'data'"):
+        got = jax.jit(infonce)(*(jax.device_put(z, where) for z in sides), jnp.float32(3))
+    np.testing.assert_allclose(got, infonce(*sides, jnp.float32(3)), rtol=1e-6)
+
+
+def unit_rows(b, d=8):
+    z = np.random.default_rng(3).normal(size=(2, b, d))
+    return [jnp.asarray(x, jnp.float32) for x in z / np.linalg.norm(z, axis=2, keepdims=True)]
+
+
+def matrix_infonce(za, zb, scale, bias):
+    x = scale * za @ zb.T
+    return sum((jax.nn.logsumexp(y, axis=1) - jnp.diagonal(y)).mean() for y in (x, x.T)) / 2 + 0 * bias
+
+
+def matrix_sigmoid(za, zb, scale, bias):
+    x = (scale * za @ zb.T + bias) * (1 - 2 * jnp.eye(len(za)))
+    return jnp.logaddexp(x, 0).sum() / len(za)
+
+
+LOSSES = {
+    "infonce": (lambda za, zb, scale, bias: infonce(za, zb, scale), matrix_infonce),
+    "sigmoid": (sigmoid, matrix_sigmoid),
+}
+
+
+@pytest.mark.parametrize("exchange", ["none", "gather", "ring"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_several_tiles_are_those_of_the_matrix(monkeypatch, name, exchange):
+    """Value and every gradient in float32, of pairs that belong together and others, at temperatures 1 and 0.01."""
+    monkeypatch.setattr(streaming, "TILE", 3)
+    monkeypatch.setattr(streaming, "GATHER_BYTES", 2**40 if exchange == "gather" else 0)
+    loss, matrix = LOSSES[name]
+    za, zb = unit_rows(40, 16)
+    zb = zb.at[::2].set((za + 0.5 * zb)[::2])
+    zb = zb / jnp.linalg.norm(zb, axis=1, keepdims=True)
+    mesh = None if exchange == "none" else make_mesh(**MESH)
+    rows = za, zb
+    if mesh is not None:
+        rows = jax.device_put(rows, batch_sharding(mesh))
+    with jax.set_mesh(mesh) if mesh is not None else contextlib.nullcontext():
+        program = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))
+        found = {scale: program(*rows, jnp.float32(scale), jnp.float32(-3)) for scale in (1, 100)}
+    with jax.enable_x64(True):
+        for scale, got in found.items():
+            arguments = (jnp.asarray(x, jnp.float64) for x in (za, zb, scale, -3))
+            expected = jax.device_get(jax.jit(jax.value_and_grad(matrix, (0, 1, 2, 3)))(*arguments))
+            for g, e in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+                np.testing.assert_allclose(g, e, rtol=0, atol=1e-5 * float(np.abs(e).max()))
+
+
+def test_size_chooses_the_exchange(monkeypatch):
+    """All columns, labels and the like included, are gathered as long as they fit."""
+    side = jax.ShapeDtypeStruct((64, D), jnp.float32), jax.ShapeDtypeStruct((64,), jnp.int32)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    size = 64 * (D + 1) * 4
+    for limit, used, other in ((size, "all_gather", "ppermute"), (size - 1, "ppermute", "all_gather")):
+        monkeypatch.setattr(streaming, "GATHER_BYTES", limit)
+        with jax.set_mesh(make_mesh()):
+            program = str(jax.make_jaxpr(lambda *a: streaming.stream(tile, *a))(side, side, (number, number)))
+        assert used in program and other not in program
+
+
+def products(jaxpr):
+    """All matrix products of a program."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn
+        inner = [x for x in jax.tree.leaves(list(eqn.params.values()), is_leaf=flops.is_jaxpr) if flops.is_jaxpr(x)]
+        for x in inner:
+            yield from products(getattr(x, "jaxpr", x))
+
+
+def test_products_of_float32_are_exact_everywhere():
+    """On a TPU, where the default is one pass in bfloat16."""
+    loss = lambda *a: infonce(*a, label_smoothing=0.1, mask=jnp.arange(8) < 6, labels=jnp.arange(8) % 3)  # noqa: E731
+    program = jax.make_jaxpr(jax.value_and_grad(loss, (0, 1, 2)))(*unit_rows(8), jnp.float32(2))
+    found = list(products(program.jaxpr))
+    assert len(found) >= 8
+    assert {eqn.params["precision"] for eqn in found} == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
 def test_a_row_without_any_pair_has_finite_sums_and_no_gradient():
     rows, columns, shared = arguments(3, 4)
     same = (rows[0], jnp.zeros(3, jnp.int32)), (columns[0], jnp.zeros(4, jnp.int32))
@@ -141,3 +272,14 @@ def test_compiled_memory_is_far_below_one_matrix(loss):
     arguments = (z, z, number, number)[: 3 if loss is infonce else 4]
     program = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(arguments))))).lower(*arguments).compile()
     assert program.memory_analysis().temp_size_in_bytes < 4 * b * b / 4
+
+
+@pytest.mark.parametrize("loss", [infonce, sigmoid])
+def test_gradients_are_summed_where_they_are_returned(monkeypatch, loss):
+    """Beside inputs and gradients no array as large as one side exists, and no padded copy of one."""
+    monkeypatch.setattr(streaming, "TILE", 256)
+    for b in (16384, 16384 - 100):
+        z, number = jax.ShapeDtypeStruct((b, 512), jnp.float32), jax.ShapeDtypeStruct((), jnp.float32)
+        arguments = (z, z, number, number)[: 3 if loss is infonce else 4]
+        program = jax.jit(jax.value_and_grad(loss, argnums=tuple(range(len(arguments))))).lower(*arguments).compile()
+        assert program.memory_analysis().temp_size_in_bytes < 4 * b * 512 / 8

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from bigcl.losses import infonce, sigmoid, streaming
+from bigcl.mesh import batch_sharding, make_mesh, replicated
 from bigcl.planning.planner import without_cache
 from bigcl.planning.topology import devices_of
 
@@ -34,3 +35,23 @@ def test_tiles_stay_in_vector_memory(loss, core):
         rf"^.* (\w+)\[{streaming.TILE},{streaming.TILE}\]\S*S\(1\)\S* get-tuple-element", program.as_text(), re.M
     )
     assert "bf16" in tiles
+
+
+def test_what_goes_round_the_ring_travels_while_tiles_are_computed(monkeypatch):
+    """Columns, forward and backward, and their gradient: between the start and the end of each transfer of a visit lies
+    the loop over tiles."""
+    monkeypatch.setattr(streaming, "TILE", 128)
+    monkeypatch.setattr(streaming, "GATHER_BYTES", 0)
+    mesh = make_mesh(devices=devices_of("v5e:2x2"))
+    z = jax.ShapeDtypeStruct((4 * 512, 512), jnp.bfloat16, sharding=batch_sharding(mesh))
+    scale = jax.ShapeDtypeStruct((), jnp.float32, sharding=replicated(mesh))
+    with jax.set_mesh(mesh), without_cache():
+        text = jax.jit(jax.value_and_grad(infonce, (0, 1, 2))).lower(z, z, scale).compile().as_text()
+    loops, _ = text.split("ENTRY ")
+    transfers = re.findall(
+        r"^ *%(\S+) = \((\w+)\[256,512\][^\n]* collective-permute-start\((?=(.*?)collective-permute-done\(%\1\))",
+        loops,
+        re.M | re.S,
+    )
+    assert sorted(dtype for _, dtype, _ in transfers) == ["bf16"] * 4 + ["f32"] * 2
+    assert all(" while(" in between for *_, between in transfers)

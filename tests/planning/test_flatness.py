@@ -56,5 +56,5 @@ def test_temporaries_do_not_grow_and_nothing_is_gathered(slices, topologies):
             if c.kind == "all-reduce":
                 assert c.bytes < 4096, c  # the gradient of the scale
             else:
-                assert c.count == rows // ROWS and not any(f"[{rows}," in s for s in c.shapes), c
+                assert c.count in (rows // ROWS, 1) and not any(f"[{rows}," in s for s in c.shapes), c
     assert [rows // ROWS for *_, rows in programs] == [8, 64, 256, 1024][: len(programs)]

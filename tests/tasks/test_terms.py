@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from bigcl import registry
-from bigcl.losses import infonce, l2_normalize
+from bigcl.losses import infonce, l2_normalize, sigmoid
 from bigcl.registry import ConfigError
 from bigcl.state import Skeleton, init_state, make_step
 from bigcl.tasks.task import Moment
@@ -34,6 +34,14 @@ def batch():
     shapes = {"a": (6,), "b": (3,), "c": (6,), "bag": (4, 2)}
     arrays = {k: jnp.asarray(rng.normal(size=(BATCH, *n)), jnp.float32) for k, n in shapes.items()}
     return {**arrays, "label": jnp.arange(BATCH) % 3}
+
+
+def dtypes(za: Array, zb: Array, scale: Array, *, other: Array, labels: Array):
+    seen.append([x.dtype.name for x in (za, zb, other, labels)])
+    return (za * zb * other).sum().astype(jnp.float32) * scale
+
+
+seen: list[list[str]] = []
 
 
 def moment(step: int) -> Moment:
@@ -213,3 +221,34 @@ def test_a_teacher_begins_as_the_parameters_that_the_run_starts_from(batch):
 def test_errors_name_the_key(part, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         build(**part)
+
+
+def test_embeddings_may_be_rounded_for_one_loss_alone(monkeypatch, batch):
+    """Outputs alone; not labels, not what evaluators see, and no other loss."""
+    register(monkeypatch, dtypes=None)
+    part = {"kind": "dtypes", "of": ["a", "b"], "with": {"other": "c", "labels": "label"}}
+    task = build(losses=[{**part, "embeddings": "bfloat16", "name": "half"}, {**part, "name": "full"}])
+    seen.clear()
+    task.loss(batch, None)
+    assert seen == [["bfloat16"] * 3 + ["int32"], ["float32"] * 3 + ["int32"]]
+    assert {x.dtype.name for x in task.encode(batch).values()} == {"float32"}
+
+
+@pytest.mark.parametrize("kind", ["infonce", "sigmoid"])
+def test_losses_of_rounded_embeddings(batch, kind):
+    """Those of the rounded embeddings exactly, near those of the others, with a gradient for everything."""
+    part = {"kind": kind, "of": ["a", "b"]}
+    tasks = [build(losses=[{**part, **more}]) for more in ({}, {"embeddings": "bfloat16"})]
+    full, half = (nnx.value_and_grad(lambda task: task.loss(batch, None)[0])(task) for task in tasks)
+    z = [x.astype(jnp.bfloat16).astype(jnp.float32) for k, x in tasks[0].encode(batch).items() if k in "ab"]
+    scale = jnp.exp(tasks[0].log_scale[...])
+    expected = infonce(*z, scale) if kind == "infonce" else sigmoid(*z, scale, tasks[0].bias[...])
+    np.testing.assert_allclose(half[0], expected, rtol=1e-5)
+    for h, f in zip(jax.tree.leaves(half[1]), jax.tree.leaves(full[1]), strict=True):
+        np.testing.assert_allclose(h, f, atol=0.03 * float(jnp.abs(f).max()))
+        assert h.dtype == jnp.float32
+
+
+def test_embeddings_in_another_dtype_are_an_error():
+    with pytest.raises(ConfigError, match=r"embeddings: expected .*bfloat16.* got 'float8'"):
+        build(losses=[{"kind": "infonce", "of": ["a", "b"], "embeddings": "float8"}])

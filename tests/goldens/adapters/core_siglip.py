@@ -23,7 +23,8 @@ def siglip_loss_world2(inputs: Mapping[str, Array], *, world_size: int = 2) -> d
 
     def rank(x: Array, y: Array) -> Array:
         positive = streaming.paired_logits(x, y, scale) + bias
-        return (streaming.softplus_sum(x, text, scale, bias) - positive.sum()) / len(x)
+        sums = streaming.stream(streaming.softplus_tile, x, text, (scale, bias))
+        return (sums.row_sum[0].sum() - positive.sum()) / len(x)
 
     ranks = zip(jnp.split(image, world_size), jnp.split(text, world_size), strict=True)
     return {"loss": sigmoid(image, text, scale, bias), "loss_per_rank": jnp.stack([rank(x, y) for x, y in ranks])}
