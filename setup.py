@@ -76,12 +76,13 @@ setup(
         "quantized": QUANTIZED,
         "export": EXPORT,
         "search": SEARCH,
+        "words": ["spacy"],  # parts of speech of any words
         "sweep": ["optuna"],  # sweeps that choose their members
         "wandb": ["wandb"],  # the same numbers as in TensorBoard, where WANDB_PROJECT is set
         "tpu-aot": ["libtpu"],  # plans for TPUs without one
         "test": TEST,
         "dev": [*TEST, "wandb", "ruff", "mypy", "pre-commit"],
         "remote-test": ["moto[server]", "gcp-storage-emulator", *DATA["remote"], *TEST],
-        "interop-test": [*EXPORT, "torchmetrics[detection]", "clip-benchmark", *DEMO_LIT, *TEST],
+        "interop-test": [*EXPORT, "torchmetrics[detection]", "clip-benchmark", "spacy", *DEMO_LIT, *TEST],
     },
 )

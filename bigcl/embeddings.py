@@ -18,7 +18,7 @@ from jaxtyping import Float32, Int64
 
 from bigcl.data.arrow import arrow_module
 from bigcl.files import replacing
-from bigcl.registry import ConfigError
+from bigcl.registry import ConfigError, nearest
 
 MANIFEST = "embeddings.json"
 Format = Literal["npy", "parquet"]
@@ -115,6 +115,15 @@ class Shards:
         if missing := self.missing():
             raise ConfigError(f"{self.folder}: {len(missing)} of {len(self)} shards are missing; run bigcl.embed again")
         return (self.read(number, self.manifest["inputs"]) for number in range(len(self)))
+
+    def table(self, name: str) -> tuple[Int64[np.ndarray, " n"], list[str], Float32[np.ndarray, "n d"]]:
+        """All examples: their numbers, what they are called, and the embeddings of one input. Raises ConfigError if
+        there is no such input, or shards are missing."""
+        if name not in self.manifest["inputs"]:
+            raise ConfigError(f"{self.folder} has no {name!r}; {nearest(name, self.manifest['inputs'])}")
+        rows = list(self)
+        indices, found = (np.concatenate(x) for x in ([r.indices for r in rows], [r.embeddings[name] for r in rows]))
+        return indices, [key for r in rows for key in r.keys], found
 
 
 def as_table(rows: Rows) -> Any:

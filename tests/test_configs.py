@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from bigcl import stages
-from bigcl.config import parse_arg, plain
+from bigcl.config import check_given, parse_arg, plain
 from bigcl.divergence import Diverged
 from bigcl.log import read_rows
 from bigcl.registry import ConfigError
@@ -67,6 +67,15 @@ def test_smoke_form_trains(path, tmp_path, capsys):
         assert read_rows(tmp_path / name / "metrics.jsonl")[-1]["step"] == stage["train"]["steps"]
     run(config, tmp_path)
     assert "is finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["negclip_aro", "visualness", "teminal", "m3col"])
+def test_fine_tuning_asks_for_what_it_starts_from(name):
+    config = load(ROOT / "configs" / "papers" / f"{name}.py").get_config("paper")
+    with pytest.raises(ConfigError, match="give init="):
+        check_given(plain(config))
+    given = load(ROOT / "configs" / "papers" / f"{name}.py").get_config("paper,init=runs/clip")
+    assert given.checkpoint.init_from == "runs/clip"
 
 
 def test_unknown_argument_names_the_nearest():

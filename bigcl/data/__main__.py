@@ -1,10 +1,12 @@
 """Commands about data: `python -m bigcl.data COMMAND --help`.
 
-index        finds the samples in tar shards, so that they can be read at random
-convert      writes ArrayRecord files or tars from any source
-inspect      a page with a batch, as the model will see it
-bench        how fast the input pipeline is, and what holds it up
-blind-pairs  pairs that one model takes for the same and another does not, from embeddings of both
+index           finds the samples in tar shards, so that they can be read at random
+convert         writes ArrayRecord files or tars from any source
+inspect         a page with a batch, as the model will see it
+bench           how fast the input pipeline is, and what holds it up
+blind-pairs     pairs that one model takes for the same and another does not, from embeddings of both
+neighbours      the nearest of each example, from embeddings: hard negatives
+distant-labels  which sentences a picture of their page shows, from embeddings of both
 """
 
 import importlib
@@ -16,6 +18,8 @@ COMMANDS = {
     "inspect": "bigcl.data.inspect",
     "bench": "bigcl.data.bench",
     "blind-pairs": "bigcl.data.mining",
+    "neighbours": "bigcl.data.neighbours",
+    "distant-labels": "bigcl.data.distant_labels",
 }
 
 

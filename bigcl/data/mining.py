@@ -15,13 +15,13 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float32, Int64
+from jaxtyping import Array, Bool, Float, Int64
 from tqdm import tqdm
 
 from bigcl.embeddings import Shards
 from bigcl.files import replacing
 from bigcl.losses.similarity import l2_normalize
-from bigcl.registry import ConfigError, nearest
+from bigcl.registry import ConfigError
 
 
 def main(argv: list[str]) -> None:
@@ -46,7 +46,7 @@ def mine(clip: pathlib.Path, ssl: pathlib.Path, out: pathlib.Path, name: str, ab
     if differing := [k for k in ("identity", "examples") if shards[0].manifest[k] != shards[1].manifest[k]]:
         ours, theirs = (s.manifest[differing[0]] for s in shards)
         raise ConfigError(f"--ssl: {ssl} is of other data than {clip}: {differing[0]} {theirs!r}, not {ours!r}")
-    (indices, keys, alike), (others, _, different) = (table(s, name) for s in shards)
+    (indices, keys, alike), (others, _, different) = (s.table(name) for s in shards)
     both, first, second = np.intersect1d(indices, others, assume_unique=True, return_indices=True)
     sides = [np.asarray(l2_normalize(jnp.asarray(x))) for x in (alike[first], different[second])]
     pairs = blind_pairs(*sides, above=above, below=below)
@@ -56,15 +56,6 @@ def mine(clip: pathlib.Path, ssl: pathlib.Path, out: pathlib.Path, name: str, ab
             named = {"keys": [keys[first[i]], keys[first[j]]], "indices": [int(both[i]), int(both[j])]}
             file.write(json.dumps({**named, **cosines}, ensure_ascii=False) + "\n")
     return len(pairs)
-
-
-def table(shards: Shards, name: str) -> tuple[Int64[np.ndarray, "n"], list[str], Float32[np.ndarray, "n d"]]:
-    """All examples of a folder: their numbers, what they are called, and the embeddings of one input."""
-    if name not in shards.manifest["inputs"]:
-        raise ConfigError(f"--input: {shards.folder} has no {name!r}; {nearest(name, shards.manifest['inputs'])}")
-    rows = list(shards)
-    indices, found = (np.concatenate(x) for x in ([r.indices for r in rows], [r.embeddings[name] for r in rows]))
-    return indices, [key for r in rows for key in r.keys], found
 
 
 def blind_pairs(
@@ -105,5 +96,10 @@ def disagree(
     alike: tuple[Array, Array], different: tuple[Array, Array], above: float, below: float
 ) -> Bool[Array, "m n"]:
     """Which of the pairs of some rows with some others are alike for one model and different for the other."""
-    near, far = (jnp.einsum("md,nd->mn", *x, precision=jax.lax.Precision.HIGHEST) for x in (alike, different))
+    near, far = (cosines(*x) for x in (alike, different))
     return (near > above) & (far < below)
+
+
+def cosines(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Of rows of length 1."""
+    return jnp.einsum("md,nd->mn", a, b, precision=jax.lax.Precision.HIGHEST)

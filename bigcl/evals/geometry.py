@@ -1,5 +1,6 @@
 """How embeddings lie on the sphere."""
 
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -10,10 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from bigcl.data.tokenizers import Tokenizer
+from bigcl.embeddings import Shards
 from bigcl.evals import Encode
 from bigcl.evals.embedding import Examples, unit
+from bigcl.evals.metrics import mean
 from bigcl.evals.ranks import in_chunks, over_rows
-from bigcl.registry import Part
+from bigcl.registry import ConfigError, Part
 
 BLOCK = 65_536
 
@@ -34,6 +37,9 @@ class Geometry:
     structure: Pearson correlation of cos(a_i, a_j) with cos(a_i, b_j) over i != j, a of `first` and b of `second`: how
         far the second input lies to the first as the first lies to itself.
     temperature: of the model, where it is known.
+    turned, angle_change, by input, with `before`, a folder that bigcl.embed wrote of the same examples by the model
+        before: the mean angle in degrees between an example's embeddings before and now, and the mean change of the
+        angle between two examples (Mod-X, Ni et al. 2023); of about 2,000 examples, evenly over all.
 
     After `run`, `artifacts` holds the embeddings [N, D] and `<input>/singular_values` [D].
     """
@@ -45,11 +51,15 @@ class Geometry:
         transforms: Sequence[Annotated[Part, "transform"]] = (),
         first: str = "image",
         second: str = "text",
+        before: str | None = None,
         batch: int = 200,
         tokenizer: Tokenizer | None = None,
         mesh: Mesh,
     ):
         self.examples = Examples(source, transforms, tokenizer, batch)
+        self.before = None if before is None else Shards.open(pathlib.Path(before))
+        if self.before is not None and self.before.size != len(self.examples):
+            raise ConfigError(f"geometry.before: {before} has {self.before.size} examples, not {len(self.examples)}")
         self.first, self.second, self.mesh = first, second, mesh
         self.artifacts: dict[str, Any] = {}
 
@@ -72,6 +82,8 @@ class Geometry:
             numbers[f"{name}/uniformity"] = uniformity(x, self.mesh)
             numbers[f"{name}/effective_rank"] = effective_rank(singular)
             numbers[f"{name}/isotropy"] = isotropy(x, vectors)
+            if self.before is not None:
+                numbers |= {f"{name}/{key}": value for key, value in turns(self.before, name, x).items()}
         scale = getattr(encode, "scale", None)
         numbers["examples"] = float(n)
         return numbers if scale is None else {**numbers, "temperature": 1 / float(scale)}
@@ -101,6 +113,14 @@ def structure(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> float
     }
     spread = moment["aa"] * moment["bb"]
     return float(moment["ab"] / np.sqrt(spread)) if spread > 1e-24 else 0.0
+
+
+def turns(before: Shards, name: str, now: Float[np.ndarray, "n d"]) -> dict[str, float]:
+    """How much one input's embeddings have turned since a folder was written; what it lacks does not count."""
+    indices, _, old = before.table(name)
+    some = slice(None, None, -(-len(indices) // 2_000))
+    between, own = angle_changes(old[some], now[indices[some]])
+    return {"turned": mean(own), "angle_change": mean(np.abs(between))}
 
 
 def angle_changes(

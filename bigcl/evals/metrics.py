@@ -59,35 +59,28 @@ def mean(values: Any) -> float:
 
 
 def per_group(
-    groups: Sequence[Hashable | None], keep: Callable[[Bool[np.ndarray, "n"]], dict[str, float]]
+    groups: Sequence[Hashable | None],
+    keep: Callable[[Bool[np.ndarray, "n"]], dict[str, float]],
+    min_count: int = 1,
 ) -> dict[str, float]:
-    """`keep(members)` of each group as `<group>/<metric>`, and the mean over the groups as `mean/<metric>`."""
+    """`keep(members)` of each group as `<group>/<metric>`, and the mean over the groups as `mean/<metric>`; without
+    groups of fewer than `min_count` members."""
     names = sorted({g for g in groups if g is not None}, key=str)
-    each = {str(name): keep(np.array([g == name for g in groups], bool)) for name in names}
+    members = {str(name): np.array([g == name for g in groups], bool) for name in names}
+    each = {name: keep(m) for name, m in members.items() if m.sum() >= min_count}
     numbers = {f"{name}/{metric}": value for name, part in each.items() for metric, value in part.items()}
     metrics = next(iter(each.values()), {})
     return {**numbers, **{f"mean/{m}": mean([part[m] for part in each.values()]) for m in metrics}}
 
 
-def accuracy_by_group(
-    right: Bool[np.ndarray, "n"], groups: Int[np.ndarray, "n"], min_count: int = 1
-) -> tuple[Float[np.ndarray, "g"], Int[np.ndarray, "g"]]:
-    """Accuracy and number of examples of each group, by its number; groups of fewer than `min_count` are left out."""
-    _, member, count = np.unique(groups, return_inverse=True, return_counts=True)
-    hits = np.bincount(member.reshape(-1), right.astype(np.float64), minlength=len(count))
-    kept = count >= min_count
-    return hits[kept] / count[kept], count[kept]
+def macro_f1(predicted: Bool[np.ndarray, "n"], target: Bool[np.ndarray, "n"]) -> float:
+    """The mean over both classes of F1, `2 TP / (2 TP + FP + FN)`; 0 for a class that is neither predicted nor
+    occurs."""
 
+    def f1(p: Bool[np.ndarray, "n"], t: Bool[np.ndarray, "n"]) -> float:
+        return 2 * float((p & t).sum()) / max(1, int(p.sum() + t.sum()))
 
-def macro_f1(
-    predicted: Bool[np.ndarray, "n"] | Int[np.ndarray, "n"], target: Bool[np.ndarray, "n"] | Int[np.ndarray, "n"]
-) -> float:
-    """The mean over classes of F1, `2 TP / (2 TP + FP + FN)`; over classes that are predicted or occur."""
-    scores = []
-    for c in np.union1d(predicted, target):
-        p, t = predicted == c, target == c
-        scores.append(2 * np.sum(p & t) / (np.sum(p) + np.sum(t)))
-    return mean(scores)
+    return (f1(predicted, target) + f1(~predicted, ~target)) / 2
 
 
 def class_summary(predicted: Int[np.ndarray, "n"], target: Int[np.ndarray, "n"]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.evals import Encode
@@ -88,9 +88,3 @@ class Multilingual:
 def mean_rank_variance(rank: Int[np.ndarray, "l n"]) -> float:
     """Variance over the languages of an example's rank, averaged over the examples."""
     return mean(rank.var(0))
-
-
-def own_ranks(similarity: Float[np.ndarray, "*l n n"]) -> Int[np.ndarray, "*l n"]:
-    """Place, from 1, of item i for query i in whole matrices of similarities; only larger ones come before."""
-    own = np.einsum("...ii->...i", similarity)
-    return 1 + (similarity > own[..., None]).sum(-1)

@@ -1,10 +1,10 @@
 """Compositional pairs and order tests: is the right text nearer than one that differs in a word or in word order?"""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int64
+from jaxtyping import Bool, Float, Int64
 
 from bigcl.data.mining import blind_pairs
 from bigcl.data.tokenizers import Tokenizer
@@ -17,16 +17,21 @@ from bigcl.registry import ConfigError, Part
 LIMIT = 1_000_000
 """So many pairs of examples at most stand for all."""
 
+Ties = Literal["wrong", "first", "last"]
+
 
 class Pairs:
     """Scores of each example's own items and texts against one another.
 
     One item and several texts, the first of them right: ARO (Yuksekgonul et al. 2023) and SugarCrepe (Hsieh et al.
     2023). As many items as texts, item i belonging to text i: Winoground (Thrush et al. 2022) and MMVP (Tong et al.
-    2024). Equal scores are wrong.
+    2024).
 
     items, texts: keys of the batch, embedded by the towers of the inputs `item` and `query`.
     category: key of the subset; the same numbers are then reported for each, and their mean over subsets.
+    min_count: subsets of fewer examples are left out of these (25 of ARO's attribute pairs).
+    ties: what equal scores are: "wrong"; or of equal ones the "first" of texts or items is chosen, as ARO's word order
+        does, where the right one is in front; or the "last", as MMVP-VLM does.
 
     text_score: the share of examples in which each item is nearest to its own text.  image_score: each text nearest to
     its own item.  group_score: both. With one item there is the text score alone. `chance` is the text score of random
@@ -43,6 +48,8 @@ class Pairs:
         item: str = "image",
         query: str = "text",
         category: str | None = None,
+        min_count: int = 1,
+        ties: Ties = "wrong",
         batch: int = 200,
         tokenizer: Tokenizer | None = None,
     ):
@@ -51,7 +58,8 @@ class Pairs:
                 f"pairs.items: expected one, or as many as texts (two or more), got {len(items)} and {len(texts)} texts"
             )
         self.examples = Examples(source, transforms, tokenizer, batch)
-        self.items, self.texts, self.item, self.query, self.category = tuple(items), tuple(texts), item, query, category
+        self.items, self.texts, self.item, self.query = tuple(items), tuple(texts), item, query
+        self.category, self.min_count, self.ties = category, min_count, ties
         self.artifacts: dict[str, Any] = {}
 
     def run(self, encode: Encode) -> dict[str, float]:
@@ -59,11 +67,12 @@ class Pairs:
         found = self.examples.embed(encode, **keys)
         items, texts = (np.stack([found[key] for key in keys], 1) for keys in (self.items, self.texts))
         scores = self.artifacts["scores"] = np.einsum("nid,ntd->nit", items, texts)
-        right = judge(scores)
+        right = judge(scores, self.ties)
         numbers = {name: mean(values) for name, values in right.items()}
         if self.category is not None:
             groups = self.examples.column(self.category)
-            numbers |= per_group(groups, lambda members: {name: mean(v[members]) for name, v in right.items()})
+            judged = lambda members: {name: mean(v[members]) for name, v in right.items()}  # noqa: E731
+            numbers |= per_group(groups, judged, self.min_count)
         count = len(self.texts)
         return {**numbers, "chance": float(count) ** -len(self.items), "examples": float(len(scores))}
 
@@ -125,20 +134,25 @@ class BlindPairs:
         return {**numbers, "pairs": float(len(pairs)), "examples": float(len(self.examples))}
 
 
-def chosen(scores: Float[np.ndarray, "n c"], answer: Int[np.ndarray, "n"] | int) -> Bool[np.ndarray, "n"]:
-    """Whether the first of the largest scores is that of the answer: the rule of ARO's own evaluation, where equal
-    scores are right for an answer in front (word order) and wrong for one behind (relations, attributes)."""
-    return scores.argmax(1) == answer
+def judge(
+    scores: Float[np.ndarray, "n i t"], ties: Ties = "wrong", tie: float = TIE
+) -> dict[str, Bool[np.ndarray, "n"]]:
+    """For each kind of score whether an example is right.
 
-
-def judge(scores: Float[np.ndarray, "n i t"]) -> dict[str, Bool[np.ndarray, "n"]]:
-    """For each kind of score whether an example is right."""
+    ties: what equal scores are, see `Pairs`.  tie: scores that differ by no more are equal.
+    """
     own = np.einsum("nii->ni", scores[:, :, : scores.shape[1]])
-    same = np.eye(*scores.shape[1:]) > 0
-    text = ((own[:, :, None] > scores + TIE) | same).all((1, 2))
+    places = np.indices(scores.shape[1:])
+    i, j = places[0], places[1]
+    even = {"wrong": np.zeros_like(i, bool), "first": i < j, "last": i > j}
+
+    def ahead(own: Float[np.ndarray, "n _ _"], even: Bool[np.ndarray, "i t"]) -> Bool[np.ndarray, "n"]:
+        return np.all((i == j) | np.where(even, own >= scores - tie, own > scores + tie), axis=(1, 2))
+
+    text = ahead(own[:, :, None], even[ties])
     if scores.shape[1] == 1:
         return {"text_score": text}
-    image = ((own[:, None, :] > scores + TIE) | same).all((1, 2))
+    image = ahead(own[:, None, :], even[ties].T)
     return {"text_score": text, "image_score": image, "group_score": text & image}
 
 

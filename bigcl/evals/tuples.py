@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from bigcl.data.tokenizers import Tokenizer
@@ -10,6 +11,7 @@ from bigcl.evals import Encode
 from bigcl.evals.embedding import Examples
 from bigcl.evals.metrics import mean
 from bigcl.evals.ranks import TIE
+from bigcl.losses.multilinear import multilinear_scores, pairwise_scores
 from bigcl.registry import ConfigError, Part
 
 
@@ -17,7 +19,7 @@ class Tuples:
     """The right value of the input `find` among all its values, from the inputs `given` (Symile, Saporta et al. 2024).
 
     score: of a candidate with what is given: "product", the multilinear inner product of all embeddings, or "sum", the
-        inner products with each.
+        inner products of all pairs among them.
     asking: key that says which examples are counted; the others do no more than offer their values. None: all are.
     values: the most candidates there may be.
 
@@ -51,10 +53,11 @@ class Tuples:
         _, first, own = np.unique(np.array(keys, object), return_index=True, return_inverse=True)
         if len(first) > self.values:
             raise ConfigError(f"tuples.values: {self.find!r} has {len(first):,} of them, more than {self.values:,}")
-        combine = np.prod if self.score == "product" else np.sum
         counted = slice(None) if self.asking is None else np.array(self.examples.column(self.asking), bool)
-        own, query = own[counted], combine(np.stack([found[name][counted] for name in self.given]), axis=0)
-        scores = query @ found[self.find][first].T
+        own, queries = own[counted], [jnp.asarray(found[name][counted]) for name in self.given]
+        score = multilinear_scores if self.score == "product" else pairwise_scores
+        scores = np.array(score(*queries, candidates=jnp.asarray(found[self.find][first])))
         right = scores[np.arange(len(own)), own]
-        above = (scores > right[:, None] - TIE).sum(1)
-        return {"accuracy": mean(above == 1), "chance": 1 / len(first), "examples": float(len(own))}
+        scores[np.arange(len(own)), own] = -np.inf
+        ahead = (scores < right[:, None] - TIE).all(1)
+        return {"accuracy": mean(ahead), "chance": 1 / len(first), "examples": float(len(own))}

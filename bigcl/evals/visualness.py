@@ -10,6 +10,7 @@ from bigcl.data.tokenizers import Tokenizer
 from bigcl.data.transforms.null_image import null_image
 from bigcl.evals import Encode
 from bigcl.evals.embedding import Examples, cosine_distance
+from bigcl.evals.metrics import macro_f1
 from bigcl.registry import Part
 
 
@@ -58,12 +59,3 @@ def best_threshold(scores: Float[np.ndarray, "n"], positive: Bool[np.ndarray, "n
     """The score, of those that there are, above which to say yes for the best macro F1; the smallest of equals."""
     candidates = np.unique(scores)
     return float(max(candidates, key=lambda t: macro_f1(scores > t, positive)))
-
-
-def macro_f1(found: Bool[np.ndarray, "n"], positive: Bool[np.ndarray, "n"]) -> float:
-    """The mean of F1 of both classes; 0 for a class that neither occurs nor is found."""
-
-    def f1(a: Bool[np.ndarray, "n"], b: Bool[np.ndarray, "n"]) -> float:
-        return 2 * float((a & b).sum()) / max(1, int(a.sum() + b.sum()))
-
-    return (f1(found, positive) + f1(~found, ~positive)) / 2

@@ -9,12 +9,8 @@ from bigcl.losses.infonce import infonce
 
 
 def views_infonce(
-    za: Float[Array, "b d"],
-    zb: Float[Array, "b d"],
+    *z: Float[Array, "b _"],
     scale: Float[Array, ""],
-    *,
-    local_a: Float[Array, "v b e"],
-    local_b: Float[Array, "w b e"],
     local_scale: Float[Array, ""],
     label_smoothing: float = 0.0,
     direction: Literal["both", "sum", "a_to_b", "b_to_a"] = "both",
@@ -24,17 +20,21 @@ def views_infonce(
 
     $$L = \frac{1}{1 + V} \Big[ L(A, B) + V \operatorname{mean}_{v, w} L(A_v, B_w) \Big].$$
 
-    za, zb: embeddings of the global views.  local_a, local_b: V local views of each, of a projection of their own. All
-    L2-normalised.  scale, local_scale: the inverse temperature of each.
+    z: embeddings of the two global views [B, D], then of V local views of the first side, then of V of the second
+        [B, E], of a projection of their own. All L2-normalised.
+    scale, local_scale: the inverse temperature of each; in a config, `"with": {"local_scale": NAME}`, one of the task's
+        `scales`.
     label_smoothing: of the local terms alone.  direction: as for `infonce`.
     """
-    if len(local_a) != len(local_b):
-        raise ValueError(f"views_infonce: expected as many views of both sides, got {len(local_a)} and {len(local_b)}")
-    whole, count = infonce(za, zb, scale, direction=direction), len(local_a)
+    count, odd = divmod(len(z) - 2, 2)
+    if odd or count < 0:
+        raise ValueError(f"views_infonce: expected a pair, and as many local views of both sides, got {len(z)} arrays")
+    za, zb, *views = z
+    whole = infonce(za, zb, scale, direction=direction)
     if not count:
         return whole
     local = [
         infonce(a, b, local_scale, label_smoothing=label_smoothing, direction=direction)
-        for a, b in itertools.product(local_a, local_b)
+        for a, b in itertools.product(views[:count], views[count:])
     ]
     return (whole + sum(local[1:], local[0]) / count) / (1 + count)

@@ -15,6 +15,9 @@ from bigcl.losses.telemetry import ROWS
 from bigcl.registry import ConfigError, Part
 from bigcl.tasks.task import Batch, Moment
 
+SUPPLIED = ("scale", "bias", "rng")
+"""Arguments of a loss that come from the task itself."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Term:
@@ -23,7 +26,8 @@ class Term:
     function: the loss with its options.
     of: names of the outputs that it compares.
     scale: a fixed inverse temperature, or the name of a learned one ("" for the task's own).
-    arrays: further arguments of the function, each with the name of an output or of a key of the batch.
+    arrays: further arguments of the function, each with the name of an output, of a key of the batch, or of a learned
+        scale.
     when: the shares of the run between which it counts.
     embeddings: the dtype that it is given outputs in; None: the one they have.
     name: what it is called in the log.
@@ -48,7 +52,7 @@ class Term:
         by_row: bool = False,
     ) -> Float[Array, ""] | Float[Array, "b"]:
         """The value, without its weight; by_row: the terms of the mean that it is."""
-        known = {**batch, **(rounded(outputs, self.embeddings) if self.embeddings else outputs)}
+        known = {**scales, **batch, **(rounded(outputs, self.embeddings) if self.embeddings else outputs)}
         for name in (*self.of, *dict(self.arrays).values()):
             if name not in known:
                 raise ConfigError(f"task.losses: {self.name}: no {name!r} here; {registry.nearest(name, known)}")
@@ -131,6 +135,12 @@ def check_count(function: Any, part: Part, of: tuple[str, ...], where: str) -> N
         if name not in registry.signature(function):
             known = registry.signature(function)
             raise ConfigError(f"{where}.with: {part['kind']} has no {name!r}; {registry.nearest(name, known)}")
+    for p in parameters:
+        if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in (*arrays, *SUPPLIED):
+            raise ConfigError(
+                f"{where}: {part['kind']} needs {p.name!r}; name an output of the task, a key of the batch or one of "
+                f'task.scales: "with": {{"{p.name}": "..."}}'
+            )
     if any(p.kind is p.VAR_POSITIONAL for p in parameters):
         if not of:
             raise ConfigError(f"{where}.of: expected one input or more, got none")

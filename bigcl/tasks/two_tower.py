@@ -33,7 +33,8 @@ class TwoTower(Task):
         for it (`local/image`), the teacher's embedding of it (`teacher/image`);
         `weight` (default 1), and `when`, the shares of the run between which it counts, as [0, 0.33];
         `scale`, a fixed inverse temperature or the name of one of `scales`; by default the task's own;
-        `with`, further arrays it takes, each by the name of an output or of a batch key, as {"labels": "class"};
+        `with`, further arrays it takes, each by the name of an output, of a batch key, or of one of `scales`, as
+        {"labels": "class"};
         `embeddings`, "bfloat16" for outputs rounded before this loss, whose products then take a TPU one pass instead
         of six and whose exchange half the bytes, for the errors in docs/performance.md (default: as they are, float32;
         logits and sums are float32 either way);
@@ -187,7 +188,7 @@ class TwoTower(Task):
         for name, tower in self.inputs.items():
             what = self.towers[tower].reads()
             found |= {f"{name}{key}": x for key, x in what.items()} if isinstance(what, Mapping) else {name: what}
-        outputs = self.outputs()
+        outputs = [*self.outputs(), *self.log_scales]
         beside = {key for term in self.terms for key in dict(term.arrays).values() if key not in outputs}
         return {**found, **{key: jax.ShapeDtypeStruct((), jnp.int32) for key in beside}}  # labels and the like
 

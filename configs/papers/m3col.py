@@ -19,8 +19,8 @@ SWITCH = 0.33
 
 def get_config(arg=None):
     """Arguments: `method`, `baseline` (InfoNCE), `mixup` (mixtures all the time), `paper` (ViT-B/16 and a text tower of
-    BERT's size; `data`, `tokenizer` as in configs/clip.py), `smoke`, `seed=0`."""
-    arg = base.parse_variant(arg, "method", "baseline", "mixup", "paper", data="", tokenizer="")
+    BERT's size; `data`, `tokenizer` as in configs/clip.py, `init`: the two that are fine-tuned), `smoke`, `seed=0`."""
+    arg = base.parse_variant(arg, "method", "baseline", "mixup", "paper", data="", tokenizer="", init="")
     if arg.variant == "paper":
         return paper(arg)
     c = base.small(arg, steps=656, batch=128, lr=1e-3)  # 60 epochs
@@ -60,6 +60,7 @@ def paper(arg):
     c.seed = arg.seed
     if not arg.smoke:
         c.task.towers.text.update(variant="SigLIP-B", post_norm=True, causal=False, pool="first")
+        c.checkpoint.init_from = arg.init or "(give init=RUN or FOLDER, whose towers are fine-tuned)"
     c.task.update(losses=losses("method", "image", "text"), normalize=False)
     c.optim.update(lr=5e-5, weight_decay=1e-4)
     return c

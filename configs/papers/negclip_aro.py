@@ -1,7 +1,7 @@
 """NegCLIP (Yuksekgonul et al. 2023): captions with their words exchanged, as hard negatives, teach a model word order.
 
-New: the negative captions as further candidates (`negatives_b` of `bigcl/losses/infonce.py`), and the swapper that
-makes them, `bigcl/data/word_order.py`.
+New: the negative captions as further candidates (`negatives_b` of `bigcl/losses/infonce.py`), what makes them and ARO's
+wrong orders (`bigcl/data/word_order.py`), and hard images (`bigcl/data/neighbours.py`).
 
     python -m bigcl.reproduce negclip-aro
     python -m bigcl.train --config configs/papers/negclip_aro.py --workdir runs/negclip
@@ -16,9 +16,10 @@ from configs.papers import base
 
 
 def get_config(arg=None):
-    """Arguments: `method`, `baseline` (CLIP), `paper` (fine-tuning of CLIP B/32; `init`, the workdir
-    of what is fine-tuned, and `data`, `tokenizer` as in configs/clip.py), `smoke`, `seed=0`."""
-    arg = base.parse_variant(arg, "method", "baseline", "paper", data="", tokenizer="", init="")
+    """Arguments: `method`, `baseline` (CLIP), `paper` (fine-tuning of CLIP B/32, `init`; `data`, `tokenizer` as in
+    configs/clip.py; `hard`: neighbours by CLIP's image tower; `words`: for `swap_words`), `smoke`, `seed=0`."""
+    given = {"data": "", "tokenizer": "", "init": "", "hard": "", "words": "en_core_web_sm"}
+    arg = base.parse_variant(arg, "method", "baseline", "paper", **given)
     if arg.variant == "paper":
         return paper(arg)
     c = base.small(arg, steps=800, batch=64, lr=1e-3)
@@ -53,21 +54,23 @@ def loss(negatives):
 
 
 def paper(arg):
-    """CLIP B/32 on COCO's captions for 5 epochs. Examples come in twos, one and a hard image of it, each with `image`,
-    `text` and `neg_caption`, a list: then the rows of a batch are the anchors and the hard images."""
-    smoke = ",smoke" if arg.smoke else ""
-    c = clip.get_config(f"size=B/32,batch=1024,steps=2900,data={arg.data},tokenizer={arg.tokenizer}{smoke}")
+    """CLIP B/32 fine-tuned on 5 epochs of COCO's 591,753 captions, 256 of them at a time as the authors' code has it;
+    each with a hard image and its caption, and a negative of both."""
+    smoke, anchors = ",smoke" if arg.smoke else "", 256
+    data = f"data={arg.data},tokenizer={arg.tokenizer}"
+    c = clip.get_config(f"size=B/32,batch={2 * anchors},steps=11558,{data}{smoke}")
     c.seed, c.task.towers.negative, c.task.losses = arg.seed, "text", [loss(True)]
+    c.optim.update(lr=1e-6, weight_decay=0.1, schedule={"kind": "cosine", "warmup": 1 if arg.smoke else 50})
     if arg.smoke:
         c.data.source.spec.negative = c.data.source.spec.text
-    else:
-        negative = {"kind": "choose_text", "key": "neg_caption", "out": "negative"}
-        words = [base.words(key, 77) for key in ("text", "negative")]
-        keep = {"kind": "keep", "keys": ["image", "text", "negative"]}
-        c.data.update(transforms=[c.data.transforms[0], negative, *words, keep], block=2, window=512)
-    c.optim.update(lr=1e-6, weight_decay=0.1, schedule={"kind": "cosine", "warmup": 1 if arg.smoke else 50})
-    if arg.init:
-        c.checkpoint.init_from = arg.init
+        return c
+    hard = arg.hard or "(give hard=FILE of neighbours, such as python -m bigcl.data neighbours writes)"
+    swap = {"kind": "swap_words", "words": arg.words}
+    words = [base.words(key, 77) for key in ("text", "negative")]
+    keep = {"kind": "keep", "keys": ["image", "text", "negative"]}
+    c.data.source = {"kind": "neighbours", "source": c.data.source.to_dict(), "file": hard}
+    c.data.update(transforms=[c.data.transforms[0], swap, *words, keep], block=2, window=anchors)
+    c.checkpoint.init_from = arg.init or "(give init=FOLDER of CLIP B/32, such as bigcl.convert writes)"
     return c
 
 

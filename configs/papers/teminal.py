@@ -49,8 +49,8 @@ def paper(arg):
     c.optim.freeze = ["towers/(audio|text)/(embed|position).*"]
     if arg.smoke:
         c.train.batch = 16
-    if arg.init:
-        c.checkpoint = {"init_from": arg.init}
+    else:
+        c.checkpoint = {"init_from": arg.init or "(give init=RUN, the model before its post-training)"}
     return c
 
 

@@ -1,6 +1,7 @@
 """TIP-CLIP (Verma et al. 2023): texts that no picture shows, paired with one NULL image, teach CLIP which are visual.
 
-New: the NULL image, `bigcl/data/transforms/null_image.py`, and the score, `bigcl/evals/visualness.py`.
+New: the NULL image, `bigcl/data/transforms/null_image.py`, the score, `bigcl/evals/visualness.py`, and labels from
+similarities, `bigcl/data/distant_labels.py`.
 
     python -m bigcl.reproduce visualness
     python -m bigcl.train --config configs/papers/visualness.py --workdir runs/visualness
@@ -26,15 +27,16 @@ def get_config(arg=None):
     first, second = stage(arg, 300), stage(arg, 150)
     if arg.variant != "baseline":
         second.data.source = both("train")
-        null = {"kind": "null_image", "size": 32, "common": EMOJI if arg.variant == "common" else None}
-        second.data.transforms = [null, *second.data.transforms]
+        common = EMOJI if arg.variant == "common" else None
+        null = {"kind": "null_image", "size": 32, "common": common, "transforms": base.pictures()}
+        second.data.transforms = [null, *read()]
     second.checkpoint = {"init_from": "{stage1}"}
     second.evals = {
         "retrieval": base.held_out("retrieval", read()),
         "visualness": {
             "kind": "visualness",
             "source": both("test"),
-            "transforms": [{"kind": "null_image", "size": 32}, {"kind": "decode_image"}, *read()],
+            "transforms": [{"kind": "null_image", "size": 32, "transforms": [{"kind": "decode_image"}]}, *read()],
             "size": 32,
         },
     }
@@ -65,10 +67,10 @@ def paper(arg):
     c = base.published(arg, size="B/32", batch=256, steps=940)
     c.optim.update(lr=5e-5, weight_decay=0.0)
     c.optim.schedule = {"kind": "constant", "warmup": 0}
-    if arg.init:
-        c.checkpoint.init_from = arg.init
     if not arg.smoke:
-        c.data.transforms = [{"kind": "null_image", "size": 224}, *c.data.transforms]
+        c.checkpoint.init_from = arg.init or "(give init=FOLDER of CLIP, such as bigcl.convert writes)"
+        crop, *texts = c.data.transforms
+        c.data.transforms = [{"kind": "null_image", "size": 224, "transforms": [crop]}, *texts]
     return c
 
 

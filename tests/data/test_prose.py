@@ -29,6 +29,13 @@ def test_the_null_image_stands_where_there_is_none():
     transform = NullImage(8, seed=3)
     np.testing.assert_array_equal(transform({"image": None}, rng)["image"], null_image(8, 3))
     assert transform({"image": picture}, rng)["image"] is picture
+    moved = NullImage(8, seed=3, transforms=[{"kind": "shift", "pixels": 3}])
+    marked = picture.copy()
+    marked[4, 4] = 255
+    assert len({moved({"image": marked}, np.random.default_rng(s))["image"].tobytes() for s in range(9)}) > 1
+    for seed in range(9):
+        image = moved({"image": None}, np.random.default_rng(seed))["image"]
+        np.testing.assert_array_equal(image, null_image(8, 3))
     assert abs(null_image(64).mean() - 127.5) < 4 * 74 / (64 * 64 * 3) ** 0.5  # the deviation of even numbers is 73.9
     assert (null_image(8, 0) != null_image(8, 1)).any()
 

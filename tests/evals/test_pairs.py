@@ -7,6 +7,7 @@ import scipy.stats
 from sklearn.metrics import average_precision_score, label_ranking_average_precision_score
 
 from bigcl import registry
+from bigcl.embeddings import Rows, Shards
 from bigcl.evals import pairs
 from bigcl.evals.embedding import unit as normalised
 from bigcl.registry import ConfigError
@@ -85,6 +86,32 @@ def test_two_items_and_two_texts():
     assert blind.run(encode)["text_score"] == blind.run(encode)["image_score"] == 0
     with pytest.raises(ConfigError, match="as many as texts"):
         build("pairs", source=source, items=["image_0", "image_1"], texts=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("ties", ["wrong", "first", "last"])
+@pytest.mark.parametrize("tie", [0.0, 1e-6])
+def test_of_equal_scores_the_first_or_the_last_is_chosen(ties, tie):
+    """Scores of two items and texts, of which one row, one column, or all are equal; by their order, one by one."""
+    rng = np.random.default_rng(4)
+    scores = rng.integers(0, 2, (64, 2, 2)) + rng.uniform(-0.2, 0.2, (64, 2, 2)) * tie
+    if tie:
+        assert (np.diff(scores, axis=2) != 0).all()
+    else:
+        assert (np.diff(scores, axis=2) == 0).any()
+    found = pairs.judge(scores, ties, tie)
+
+    def picked(values):
+        equal = abs(values[0] - values[1]) <= tie
+        return {"wrong": -1, "first": 0, "last": 1}[ties] if equal else int(values[1] > values[0])
+
+    for k, s in enumerate(scores):
+        assert found["text_score"][k] == all(picked(s[i]) == i for i in range(2))
+        assert found["image_score"][k] == all(picked(s[:, t]) == t for t in range(2))
+    order = rng.integers(0, 3, (50, 1, 5)).astype(float)
+    if ties != "last":
+        wanted = order[:, 0].argmax(1) == 0
+        wanted &= (order[:, 0].max(1, keepdims=True) == order[:, 0]).sum(1) == 1 if ties == "wrong" else True
+        np.testing.assert_array_equal(pairs.judge(order, ties)["text_score"], wanted)
 
 
 def test_blind_pairs_are_mined_and_scored():
@@ -252,3 +279,25 @@ def test_geometry_of_a_point():
     assert numbers["image/effective_rank"] == pytest.approx(1, abs=1e-4)
     assert numbers["image/uniformity"] == pytest.approx(0, abs=1e-6) and numbers["modality_gap"] == 0
     assert numbers["structure"] == 0
+
+
+def test_how_far_embeddings_have_turned(tmp_path):
+    """Since a folder was written, which lacks one example."""
+    rng = np.random.default_rng(6)
+    (a, b), old = (unit(rng, 30) for _ in range(2)), {k: unit(rng, 30) for k in ("image", "text")}
+    there = np.delete(np.arange(30), 11)
+    shards = Shards(tmp_path, {"inputs": [*old], "examples": 30, "rows": 20, "format": "npy"})
+    shards.begin()
+    for number in range(2):
+        index = np.intersect1d(there, shards.examples(number))
+        shards.write(number, Rows(index, [str(i) for i in index], {k: x[index] for k, x in old.items()}))
+    numbers = build("geometry", source=arrays(image=a, text=b), before=str(tmp_path)).run(encode)
+    angle = lambda x, y: np.rad2deg(np.arccos(np.clip((x.astype(float) * y).sum(-1), -1, 1)))  # noqa: E731
+    for name, now in (("image", a), ("text", b)):
+        was, now = old[name][there], now[there]
+        assert numbers[f"{name}/turned"] == pytest.approx(angle(was, now).mean(), rel=1e-4)
+        pairs_of = [(i, j) for i in range(29) for j in range(i + 1, 29)]
+        changes = [abs(angle(was[i], was[j]) - angle(now[i], now[j])) for i, j in pairs_of]
+        assert numbers[f"{name}/angle_change"] == pytest.approx(np.mean(changes), rel=1e-4)
+    with pytest.raises(ConfigError, match="has 30 examples, not 29"):
+        build("geometry", source=arrays(image=a[1:], text=b[1:]), before=str(tmp_path))

@@ -5,13 +5,15 @@ import pytest
 from sklearn.metrics import f1_score
 
 from bigcl.data.transforms.null_image import null_image
-from bigcl.evals.visualness import Visualness, best_threshold, macro_f1
+from bigcl.evals.metrics import macro_f1
+from bigcl.evals.visualness import Visualness, best_threshold
 
 
 def test_macro_f1_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
-    for _ in range(20):
-        found, positive = rng.random((2, 30)) < rng.random((2, 1))
+    rates = [*rng.random((20, 2, 1)), [[0.0], [0.0]], [[1.0], [1.0]], [[0.0], [1.0]]]  # with a class that is not there
+    for rate in rates:
+        found, positive = rng.random((2, 30)) < np.array(rate)
         expected = f1_score(positive, found, average="macro", zero_division=0, labels=[False, True])
         assert macro_f1(found, positive) == pytest.approx(expected)
 

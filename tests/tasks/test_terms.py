@@ -90,6 +90,25 @@ def test_a_scale_is_fixed_or_learned_by_name(batch):
     np.testing.assert_allclose(jnp.exp(task.log_scales["other"][...]), 100, rtol=1e-5)
 
 
+def test_a_loss_of_two_learned_scales(batch):
+    """CL2L: the global pair at the task's scale, local views of heads at their own; both learn."""
+    head = {"kind": "mlp", "inputs": 5, "widths": [4], "of": ["a", "b"]}
+    of = ["a", "b", "local/a", "local/b"]
+    views = {"kind": "views_infonce", "of": of, "with": {"local_scale": "local"}, "label_smoothing": 0.1}
+    task = build(heads={"local": head}, scales={"local": 4.0}, losses=[views])
+    apart = [
+        {"kind": "infonce", "of": of[:2], "weight": 0.5},
+        {"kind": "infonce", "of": of[2:], "weight": 0.5, "scale": "local", "label_smoothing": 0.1},
+    ]
+    other = build(heads={"local": head}, scales={"local": 4.0}, losses=apart)
+    grads = [nnx.grad(lambda t: t.loss(batch, None)[0])(t) for t in (task, other)]
+    np.testing.assert_allclose(task.loss(batch, None)[0], other.loss(batch, None)[0], rtol=1e-5)
+    assert float(grads[0]["log_scales"]["local"][...]) != 0
+    for found, wanted in zip(*map(jax.tree.leaves, grads), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert set(task.reads()) == {"a", "b", "c"}
+
+
 def test_any_number_of_inputs(monkeypatch, batch):
     register(monkeypatch, three=three)
     task = build(losses=[{"kind": "three", "of": ["a", "b", "c"]}], init_scale=2)
@@ -213,6 +232,15 @@ def test_a_teacher_begins_as_the_parameters_that_the_run_starts_from(batch):
         ({"losses": [{"kind": "infonce", "of": ["a", "b"], "with": {"x": "label"}}]}, "infonce has no 'x'"),
         ({"losses": [{"kind": "infonce", "of": ["a", "b"], "name": "n"}] * 2}, "another loss is called 'n'"),
         ({"losses": [{"kind": "infonce", "of": ["a", "teacher/b"]}]}, "unknown input 'teacher/b'"),
+        (
+            {"losses": [{"kind": "classification", "of": ["a"]}]},
+            "task.losses[0]: classification needs 'labels'",
+        ),
+        (
+            {"losses": [{"kind": "similarity_distillation", "of": ["a", "b"], "with": {"teacher_a": "a"}}]},
+            "needs 'teacher_b'; name an output of the task, a key of the batch or one of task.scales: ",
+        ),
+        ({"losses": [{"kind": "grouping", "of": ["a", "b"]}]}, "grouping needs 'patches'"),
         ({"heads": {"h": {"kind": "mlp", "inputs": 5, "widths": [2], "of": ["aa"]}}}, "task.heads.h.of: unknown 'aa'"),
         ({"teacher": {"decay": 1.5}}, "task.teacher.decay: expected 0 or more"),
         ({"teacher": {"decai": 0.5}}, "decai: unknown key; did you mean 'decay'"),

@@ -12,6 +12,7 @@ import scipy.signal
 from jaxtyping import Float, Float32
 
 from bigcl.data.sources import BadRecord, Example
+from bigcl.data.tokenizers import as_text
 from bigcl.registry import ConfigError
 
 Sound = Float32[np.ndarray, " samples"]
@@ -71,6 +72,47 @@ class CropAudio:
         start = int(rng.integers(max(0, len(wave) - self.samples) + 1)) if self.random else 0
         part = wave[start : start + self.samples]
         return {**example, self.key: np.pad(part, (0, self.samples - len(part)))}
+
+
+class ComposeAudio:
+    """Two sounds and their names as a clip in order and the same reversed, with texts that say it (TeminAL, Sinha et
+    al. 2024): "x before y" or "y after x" of a clip with x in front, each as often.
+
+    first, second: keys of the sounds.  first_name, second_name: of what they are called.
+    overlay: how often both sound at once, "x while y". Such a clip has no reverse; it stands for its own, and
+        `reversible`, which the loss `temporal_nce` takes, is False.
+    peak: the largest magnitude becomes 1.
+
+    Gives `audio`, `text`, `audio_reversed`, `text_reversed`, `reversible`.
+    """
+
+    def __init__(
+        self,
+        first: str = "first",
+        second: str = "second",
+        first_name: str = "first_name",
+        second_name: str = "second_name",
+        overlay: float = 0.0,
+        peak: bool = False,
+    ):
+        self.sounds, self.names, self.overlay, self.peak = (first, second), (first_name, second_name), overlay, peak
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        x, y = (example[key] for key in self.sounds)
+        a, b = (as_text(example[key]) for key in self.names)
+        if rng.random() < self.overlay:
+            clip = compose_clip(x, y, "overlay", self.peak)
+            made = [(clip, f"{a} while {b}"), (clip, f"{b} while {a}")]
+            reversible = False
+        else:
+            before, reversible = rng.random() < 0.5, True
+            made = [
+                (compose_clip(*sounds, "before", self.peak), f"{p} before {q}" if before else f"{q} after {p}")
+                for sounds, p, q in (((x, y), a, b), ((y, x), b, a))
+            ]
+        (audio, text), (audio_reversed, text_reversed) = made
+        found = {"audio": audio, "text": text, "audio_reversed": audio_reversed, "text_reversed": text_reversed}
+        return {**example, **found, "reversible": reversible}
 
 
 def compose_clip(

@@ -22,7 +22,8 @@ def cuaxu(inputs: Mapping[str, Array], *, remove_contrastive: bool, **terms: boo
         "alignment": alignment(image, text),
     }
     on = {"clip": not remove_contrastive, **terms}
-    return {**found, "loss": sum(found[name] for name, wanted in on.items() if wanted)}
+    nothing = jnp.zeros_like(found["clip"])
+    return {**found, "loss": sum((found[name] for name, wanted in on.items() if wanted), nothing)}
 
 
 @ignores()

@@ -15,10 +15,11 @@ def cl2l(inputs: Mapping[str, Array], *, label_smoothing: float, loss_avg_or_sum
     """Global and local views."""
     image, text, h_image, h_text = (l2_normalize(inputs[k]) for k in ("z_image", "z_text", "h_image", "h_text"))
     scale = inputs["logit_scale"]
-    local = {"local_a": h_image, "local_b": h_text, "local_scale": inputs["h_logit_scale"]}
+    scales = {"scale": scale, "local_scale": inputs["h_logit_scale"]}
 
     def loss(direction: str) -> Array:
-        return views_infonce(image, text, scale, **local, label_smoothing=label_smoothing, direction=direction)
+        views = (image, text, *h_image, *h_text)
+        return views_infonce(*views, **scales, label_smoothing=label_smoothing, direction=direction)
 
     return {
         "loss": loss({"avg": "both", "sum": "sum"}[loss_avg_or_sum]),

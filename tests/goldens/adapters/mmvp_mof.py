@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import Array
+from scipy.special import softmax
 
 from bigcl.data.mining import blind_pairs
 from bigcl.evals.metrics import mean, per_group
@@ -21,11 +22,13 @@ def clip_blind_pairs(inputs: Mapping[str, Array], *, clip_min: float = 0.95, ssl
     return {"pairs": jnp.asarray(blind_pairs(inputs["clip"], inputs["ssl"], above=clip_min, below=ssl_max))}
 
 
-@ignores("logit_scale")
-def mmvp_vlm_pair_accuracy(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Both statements of a pair must be nearest to their own image; the scale does not change which image that is."""
+@ignores()
+def mmvp_vlm_pair_accuracy(inputs: Mapping[str, Array], *, logit_scale: float) -> dict[str, Array]:
+    """Both statements of a pair must choose their own image: the first if its probability is above a half, else the
+    second."""
     image, text = (np.asarray(l2_normalize(inputs[k])) for k in ("image", "text"))
-    right = judge(np.einsum("pid,ptd->pit", image, text))["image_score"]
+    first = softmax(logit_scale * np.einsum("pid,ptd->pit", image, text), 1)[:, 0]
+    right = judge(np.stack([first, np.full_like(first, 0.5)], 1), ties="last", tie=0.0)["image_score"]
     pattern = np.asarray(inputs["pattern"])
     scores = per_group(pattern.tolist(), lambda members: {"accuracy": mean(right[members])})
     return {

@@ -6,8 +6,8 @@ import numpy as np
 from jax import Array
 
 from bigcl.data.word_order import shuffle_trigrams, trigram_of_word
-from bigcl.evals.metrics import accuracy_by_group, mean
-from bigcl.evals.pairs import chosen
+from bigcl.evals.metrics import mean, per_group
+from bigcl.evals.pairs import judge
 from bigcl.losses import infonce
 from tests.goldens.harness import ignores
 
@@ -23,15 +23,22 @@ def negclip_loss(inputs: Mapping[str, Array]) -> dict[str, Array]:
 @ignores()
 def aro_relation_accuracy(inputs: Mapping[str, Array], *, min_count: int) -> dict[str, np.ndarray | float]:
     """The right caption is the second."""
-    right = chosen(np.asarray(inputs["scores"])[:, 0], 1)
-    per_group, count = accuracy_by_group(right, np.asarray(inputs["group"]), min_count)
-    return {"per_group": per_group, "count": count, "macro": mean(per_group)}
+    right = judge(np.asarray(inputs["scores"])[:, :, ::-1], tie=0.0)["text_score"]
+    group = np.asarray(inputs["group"])
+    counted = lambda members: {"accuracy": mean(right[members]), "count": int(members.sum())}  # noqa: E731
+    found = per_group(group.tolist(), counted, min_count)
+    kept = [g for g in np.unique(group) if f"{g}/count" in found]
+    return {
+        "per_group": np.array([found[f"{g}/accuracy"] for g in kept]),
+        "count": np.array([found[f"{g}/count"] for g in kept]),
+        "macro": found["mean/accuracy"] if kept else float("nan"),
+    }
 
 
 @ignores()
 def aro_order_accuracy(inputs: Mapping[str, Array]) -> dict[str, float]:
     """The right caption is the first."""
-    return {"accuracy": mean(chosen(np.asarray(inputs["scores"])[:, 0], 0))}
+    return {"accuracy": mean(judge(np.asarray(inputs["scores"]), ties="first", tie=0.0)["text_score"])}
 
 
 @ignores()

@@ -8,7 +8,7 @@ from jax import Array
 from bigcl.data.transforms import audio
 from bigcl.evals.embedding import unit
 from bigcl.evals.metrics import mean
-from bigcl.evals.pairs import chosen
+from bigcl.evals.pairs import judge
 from bigcl.losses import l2_normalize
 from bigcl.losses import temporal_nce as loss
 from tests.goldens.harness import ignores
@@ -36,8 +36,11 @@ def zste_accuracy(inputs: Mapping[str, Array]) -> dict[str, float]:
     """The right prompt among all, and against its reverse alone."""
     scores = unit(np.asarray(inputs["audio"])) @ unit(np.asarray(inputs["prompts"])).T
     label, reverse = np.asarray(inputs["label"]), np.asarray(inputs["reversed_label"])
-    two = np.take_along_axis(scores, np.stack([reverse, label], 1), 1)  # equal scores are wrong
-    return {"accuracy": mean(chosen(scores, label)), "order_accuracy": mean(chosen(two, 1))}
+    two = np.take_along_axis(scores, np.stack([label, reverse], 1), 1)
+    return {
+        "accuracy": mean(scores.argmax(1) == label),
+        "order_accuracy": mean(judge(two[:, None], tie=0.0)["text_score"]),
+    }
 
 
 FUNCTIONS = {"temporal_nce": temporal_nce, "compose_clip": compose_clip, "zste_accuracy": zste_accuracy}
