@@ -334,14 +334,15 @@ class Experiment:
             return state.replace(extra=jax.jit(begun, out_shardings=shardings)(state.params, state.extra))
 
     def with_placement(self, state: TrainState, params: Mapping[str, NamedSharding]) -> TrainState:
-        """Shapes with shardings: whatever is kept for a parameter (moments, average) lies where the parameter lies."""
+        """Shapes with shardings: whatever is kept for a parameter (moments, average) lies where the parameter lies, and
+        what a task keeps beside (queues) like a parameter that no rule speaks of."""
 
         def sharded(path: str, x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             owner = max((p for p in params if path.endswith(f"/{p}")), key=len, default=None)
             where = replicated(self.mesh)
             if owner is not None and x.shape == state.params[owner].shape:
                 where = params[owner]
-            elif owner is not None:
+            elif owner is not None or path.startswith("extra/"):
                 where = NamedSharding(self.mesh, shard_largest(x.shape, [None] * x.ndim, self.mesh))
             return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
 

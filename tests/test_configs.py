@@ -6,11 +6,14 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from bigcl import stages
-from bigcl.config import check_given, parse_arg, plain
+from bigcl.config import check_given, parse_arg, parse_variant, plain
 from bigcl.divergence import Diverged
+from bigcl.experiment import Experiment
 from bigcl.log import read_rows
 from bigcl.registry import ConfigError
 from bigcl.train import run
@@ -76,6 +79,48 @@ def test_fine_tuning_asks_for_what_it_starts_from(name):
         check_given(plain(config))
     given = load(ROOT / "configs" / "papers" / f"{name}.py").get_config("paper,init=runs/clip")
     assert given.checkpoint.init_from == "runs/clip"
+
+
+RECIPES = [p for p in CONFIGS if p.parent.stem == "papers"]
+EVERY_RECIPE = pytest.mark.parametrize("path", RECIPES, ids=[p.stem for p in RECIPES])
+
+
+@EVERY_RECIPE
+def test_every_form_of_a_recipe_resolves(path, monkeypatch):
+    forms, module = [], load(path)
+
+    def noted(arg, *variants, **defaults):
+        forms.extend(variants)
+        return parse_variant(arg, *variants, **defaults)
+
+    monkeypatch.setattr("configs.papers.base.parse_variant", noted)
+    module.get_config()
+    monkeypatch.undo()
+    assert {"method", "baseline", "paper"} <= set(forms)
+    for form in forms:
+        full, small = (stages.resolved(plain(module.get_config(arg))) for arg in (form, f"{form},smoke"))
+        for name, stage in small.get("stages", {"": small}).items():
+            whole = full["stages"][name] if name else full
+            assert stage["train"]["steps"] <= 4 or stage == whole  # a form of one step has no smaller one
+
+
+@EVERY_RECIPE
+def test_the_published_form_of_a_recipe_has_a_step(path):
+    """Of its smoke form, traced: towers, heads and losses fit together."""
+    config = plain(load(path).get_config("paper,smoke"))
+    for stage in config.get("stages", {"": config}).values():
+        experiment = Experiment(**stage)
+        with jax.set_mesh(experiment.mesh):
+            state, metrics = jax.eval_shape(experiment.step(), experiment.state_shapes, experiment.batch_shapes())
+        assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, experiment.state_shapes)
+        assert metrics["loss"].shape == ()
+
+
+@EVERY_RECIPE
+def test_the_published_form_of_a_recipe_asks_for_data(path):
+    config = plain(load(path).get_config("paper"))
+    with pytest.raises(ConfigError, match=r"give data=FOLDER"):
+        check_given(config)
 
 
 def test_unknown_argument_names_the_nearest():

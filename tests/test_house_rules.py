@@ -52,6 +52,28 @@ def test_everything_public_says_what_it_is():
     assert not silent, "no docstring: " + ", ".join(silent)
 
 
+def private(tree: ast.AST):
+    """Names with an underscore in front that a file imports, or takes from what it imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [part for alias in node.names for part in alias.name.split(".")]
+        else:
+            names = [node.attr] if isinstance(node, ast.Attribute) else []
+        yield from (name for name in names if name.startswith("_") and not name.endswith("__"))
+
+
+def test_a_recipe_has_at_most_120_lines_and_imports_nothing_private():
+    recipes = [p for p in (ROOT / "configs" / "papers").glob("*.py") if p.stem not in ("__init__", "base")]
+    assert len(recipes) >= 18
+    found = [f"{p.name}: {n} lines" for p in recipes if (n := len(p.read_text().splitlines())) > 120]
+    found += [f"{p.name}: {name}" for p in recipes for name in private(ast.parse(p.read_text()))]
+    assert not found, ", ".join(found)
+    tried = "from a import _b\nfrom a._c import d\nimport a._e\na._f()\na.__name__"
+    assert sorted(private(ast.parse(tried))) == ["_b", "_c", "_e", "_f"]
+
+
 @pytest.mark.parametrize("registry, kind", [(r, k) for r, table in REGISTRIES.items() for k in table])
 def test_every_kind_can_be_imported(registry, kind):
     assert callable(constructor(registry, kind))

@@ -13,6 +13,7 @@ from bigcl.losses.similarity import l2_normalize
 from bigcl.losses.swapped import swapped
 from bigcl.losses.temporal import temporal_nce
 from bigcl.losses.uniformity import alignment, cross_uniformity, uniformity
+from bigcl.losses.variance_covariance import variance_covariance
 from bigcl.losses.views import views_infonce
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "swapped",
     "temporal_nce",
     "uniformity",
+    "variance_covariance",
     "views_infonce",
 ]

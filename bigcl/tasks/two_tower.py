@@ -1,6 +1,7 @@
 """Two towers or more, and a list of what is contrasted with what: CLIP, SigLIP, ALIGN, LiT, CLIPPO and scores of other
 methods from config alone."""
 
+import graphlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from bigcl.losses import l2_normalize, uniformity
 from bigcl.losses.similarity import at_least_float32
 from bigcl.losses.telemetry import pair_statistics
 from bigcl.registry import ConfigError, Part
-from bigcl.tasks.state import Teacher
+from bigcl.tasks.state import Queue, Teacher
 from bigcl.tasks.task import Batch, Metrics, Moment, Task
 from bigcl.tasks.terms import make_terms
 from bigcl.towers.encoding import Encoding
@@ -29,8 +30,9 @@ class TwoTower(Task):
         its tokens are real, `<name>_shape` in what grid they lie. A string instead of a part names another input whose
         tower is shared (CLIPPO, Tschannen et al. 2023), which also makes views of one input.
     losses: each a loss with
-        `of`, the outputs that it compares: an input's embedding (`image`), its tokens (`image.tokens`), a head's output
-        for it (`local/image`), the teacher's embedding of it (`teacher/image`);
+        `of`, the outputs that it compares: an input's embedding (`image`), its tokens (`image.tokens`), the features
+        that the tower's last linear layer reads (`image.features`), a head's output of any of them (`local/image`),
+        what the teacher makes of it (`teacher/image`, `teacher/local/image.features`);
         `weight` (default 1), and `when`, the shares of the run between which it counts, as [0, 0.33];
         `scale`, a fixed inverse temperature or the name of one of `scales`; by default the task's own;
         `with`, further arrays it takes, each by the name of an output, of a batch key, or of one of `scales`, as
@@ -39,8 +41,11 @@ class TwoTower(Task):
         of six and whose exchange half the bytes, for the errors in docs/performance.md (default: as they are, float32;
         logits and sums are float32 either way);
         `name` in the log. Default: one `infonce` of the first two inputs.
-    heads: projections of outputs for the losses alone, each a head with `of`, the outputs that it reads.
-    teacher: an untrained copy of the towers, see `Teacher`; an empty part is one that stays as the run began.
+    heads: projections of outputs for the losses alone, each a head with `of`, the outputs that it reads, of other heads
+        too.
+    teacher: an untrained copy of towers and heads, see `Teacher`; an empty part is one that stays as the run began.
+    queues: rows of past batches, see `Queue`; `past/teacher/image` is what the queue `past` has of that output, as in
+        {"negatives_b": "past/teacher/image"}.
     scales: further learned inverse temperatures, by name, each with its start.
     normalize: whether embeddings have unit length.
     init_scale: start of the learned inverse temperature; None: 1 / 0.07 (CLIP), or 10 with a sigmoid loss (SigLIP).
@@ -56,6 +61,7 @@ class TwoTower(Task):
         losses: Sequence[Annotated[Part, "loss"]] | None = None,
         heads: Mapping[str, Annotated[Part, "head"]] = {},
         teacher: Annotated[Part, Teacher] | None = None,
+        queues: Mapping[str, Annotated[Part, Queue]] = {},
         scales: Mapping[str, float] = {},
         normalize: bool = True,
         init_scale: float | None = None,
@@ -71,12 +77,15 @@ class TwoTower(Task):
         self.steps, self.normalize = steps, normalize
         self.inputs = {name: part if isinstance(part, str) else name for name, part in towers.items()}
         self.towers = self.make_towers(towers, vocab=vocab, dtype=dtype, rngs=rngs)
-        self.teacher = None if teacher is None else Teacher(self.towers, **teacher)
-        self.read_by = {name: tuple(part.get("of", ())) for name, part in heads.items()}
+        self.read_by = in_order({name: tuple(part.get("of", ())) for name, part in heads.items()})
         self.heads = nnx.Dict({n: registry.build("head", p, dtype=dtype, rngs=rngs) for n, p in heads.items()})
+        self.taught, self.kept_by = teacher is not None, {n: tuple(part["of"]) for n, part in queues.items()}
         self.terms = nnx.static(make_terms(losses, self.outputs(), ("", *scales)))
-        used = {name for term in self.terms for name in (*term.of, *dict(term.arrays).values())}
-        self.wanted = frozenset(used.union(*self.read_by.values()))
+        self.wanted = self.asked_for()
+        copied = [n for n, read in self.read_by.items() if self.wanted.intersection(f"teacher/{n}/{x}" for x in read)]
+        copies = nnx.Dict({name: self.heads[name] for name in copied})
+        self.teacher = None if teacher is None else Teacher(self.towers, copies, **teacher)
+        self.queues = nnx.Dict({name: Queue(**part, rngs=rngs) for name, part in queues.items()})
 
         sigmoid = any(part["kind"] == "sigmoid" for part in losses)
         self.notes = []
@@ -111,15 +120,27 @@ class TwoTower(Task):
 
     def outputs(self) -> list[str]:
         """Names of all that can be compared."""
-        names = [*self.inputs, *(f"{n}.tokens" for n in self.inputs)]
-        if self.teacher is not None:
-            names += [f"teacher/{n}" for n in self.inputs]
-        for head, read in self.read_by.items():
-            for name in read:
-                if name not in names:
-                    raise ConfigError(f"task.heads.{head}.of: unknown {name!r}; {registry.nearest(name, names)}")
-            names += [f"{head}/{name}" for name in read]
+        names = [f"{n}{what}" for what in ("", ".tokens", ".features") for n in self.inputs]
+        if self.taught:
+            names += [f"teacher/{n}{what}" for what in ("", ".features") for n in self.inputs]
+        for section, reads in (("heads", self.read_by), ("queues", self.kept_by)):
+            for part, read in reads.items():
+                for name in read:
+                    if name not in names:
+                        what = f"task.{section}.{part}.of: unknown {name!r}"
+                        raise ConfigError(f"{what}; {registry.nearest(name, names)}")
+                made = [f"{part}/{name}" for name in read]
+                copies = [f"teacher/{name}" for name in made] if self.taught and section == "heads" else []
+                names += [*made, *copies]
         return names
+
+    def asked_for(self) -> frozenset[str]:
+        """Names of the outputs that losses, heads and queues read."""
+        wanted = {name for term in self.terms for name in (*term.of, *dict(term.arrays).values())}
+        wanted.update(*self.read_by.values(), *self.kept_by.values())
+        for head, read in reversed(self.read_by.items()):
+            wanted.update(f"teacher/{name}" for name in read if f"teacher/{head}/{name}" in wanted)
+        return frozenset(wanted)
 
     def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Array]:
         present = [n for n in self.inputs if n in batch]
@@ -133,9 +154,12 @@ class TwoTower(Task):
             if f"{name}.tokens" in self.wanted:
                 outputs[f"{name}.tokens"] = encoding.tokens
                 outputs[f"{name}.mask"] = encoding.mask
-            if self.teacher is not None and f"teacher/{name}" in self.wanted:
+            if f"{name}.features" in self.wanted:
+                outputs[f"{name}.features"] = encoding.features
+            if self.teacher is not None and self.wanted & {f"teacher/{name}", f"teacher/{name}.features"}:
                 taught = self.teacher.towers[self.inputs[name]](*inputs, None, **shape)
-                outputs[f"teacher/{name}"] = jax.lax.stop_gradient(self.finished(taught.embedding))
+                made = {f"teacher/{name}": self.finished(taught.embedding), f"teacher/{name}.features": taught.features}
+                outputs |= {k: jax.lax.stop_gradient(v) for k, v in made.items() if k in self.wanted}
         return outputs
 
     def pooled(self, name: str, encoding: Encoding) -> Float[Array, "b d"]:
@@ -153,8 +177,9 @@ class TwoTower(Task):
         scales |= {name: jnp.exp(value[...]) for name, value in self.log_scales.items()}
         bias = None if self.bias is None else self.bias[...]
         outputs = {k: v for k, v in outputs.items() if v is not None}
-        for head, read in self.read_by.items():
-            outputs |= {f"{head}/{name}": self.heads[head](outputs[name]) for name in read}
+        outputs |= self.projected(outputs)
+        for queue, kept in self.queues.items():
+            outputs |= {f"{queue}/{name}": rows[...] for name, rows in kept.rows.items()}
 
         by_row = "source" in batch and all(term.has_rows() for term in self.terms)
         total, rows = jnp.zeros(()), jnp.zeros(())
@@ -168,7 +193,24 @@ class TwoTower(Task):
             rows, value = rows + share * value, value.mean()
             total = total + share * value
             metrics[f"loss/{term.name}"] = value
+        if moment is not None:
+            for kept in self.queues.values():
+                kept.push(outputs)
         return total, {**metrics, "loss_rows": rows} if by_row else metrics
+
+    def projected(self, outputs: dict[str, Array]) -> dict[str, Array]:
+        """What heads make of outputs, and the teacher's heads of the teacher's."""
+        made: dict[str, Array] = {}
+        for head, read in self.read_by.items():
+            for name in read:
+                known = {**outputs, **made}
+                if name not in known:
+                    raise ConfigError(f"task.heads.{head}.of: a tower gives no {name!r} here")
+                made[f"{head}/{name}"] = self.heads[head](known[name])
+                if self.teacher is not None and f"teacher/{head}/{name}" in self.wanted:
+                    taught = self.teacher.heads[head](known[f"teacher/{name}"])
+                    made[f"teacher/{head}/{name}"] = jax.lax.stop_gradient(taught)
+        return made
 
     def telemetry(self, outputs: dict[str, Array]) -> Metrics:
         found: Metrics = {}
@@ -194,16 +236,29 @@ class TwoTower(Task):
 
     def begin(self) -> None:
         if self.teacher is not None:
-            self.teacher.begin(self.towers)
+            self.teacher.begin(self.towers, self.heads)
 
     def after_update(self) -> None:
         for scale in (self.log_scale, *self.log_scales.values()):
             scale[...] = jnp.minimum(scale[...], math.log(self.max_scale))
         if self.teacher is not None:
-            self.teacher.update(self.towers)
+            self.teacher.update(self.towers, self.heads)
 
     def describe(self) -> list[str]:
         return list(self.notes)
+
+
+def in_order(read_by: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Heads and what they read, each after those whose outputs it reads; ConfigError for heads that read one
+    another."""
+    needs = {
+        head: [other for other in read_by if any(name.startswith(f"{other}/") for name in read)]
+        for head, read in read_by.items()
+    }
+    try:
+        return {head: read_by[head] for head in graphlib.TopologicalSorter(needs).static_order()}
+    except graphlib.CycleError as error:
+        raise ConfigError(f"task.heads: {' reads '.join(error.args[1])}") from error
 
 
 def some(z: Float[Array, "b d"], rows: int = 512) -> Float[Array, "r d"]:

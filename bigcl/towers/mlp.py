@@ -24,10 +24,11 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n"], mask=None, rng: Key[Array, "b"] | None = None) -> Encoding:
         del mask, rng
-        x = x.astype(self.dtype)
+        x, features = x.astype(self.dtype), None
         for i, layer in enumerate(self.layers):
-            x = layer(x if i == 0 else ACTIVATIONS[self.activation](x))
-        return Encoding(x)
+            features = x if i == 0 else ACTIVATIONS[self.activation](x)
+            x = layer(features)
+        return Encoding(x, features=features)
 
     def reads(self) -> jax.ShapeDtypeStruct:
         """One vector of features."""

@@ -63,7 +63,7 @@ class GRU(nnx.Module):
 
         start = jnp.zeros((len(frames), self.width), self.dtype)
         last, states = jax.lax.scan(step, start, (self.input(frames).swapaxes(0, 1), real.swapaxes(0, 1)))
-        return Encoding(self.projection(last), states.swapaxes(0, 1), mask)
+        return Encoding(self.projection(last), states.swapaxes(0, 1), mask, last)
 
     def reads(self) -> jax.ShapeDtypeStruct:
         """One sequence."""

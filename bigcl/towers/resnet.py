@@ -106,7 +106,8 @@ class ResNet(nnx.Module):
             for block in stage:
                 x = block(x)
         tokens = x.reshape(x.shape[0], -1, self.width)
-        return Encoding(self.projection(self.pool(tokens, mask)), tokens, mask)
+        pooled = self.pool(tokens, mask)
+        return Encoding(self.projection(pooled), tokens, mask, pooled)
 
     def pool(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b w"]:
         """Attention of the mean of all places over itself and them."""

@@ -135,7 +135,9 @@ class TextTransformer(nnx.Module):
             x = self.norm(self.stack(x, mask=attend, rotation=rotation, rng=rng))
         pooled = x[:, -1] if self.cls is not None else self.pooled(x, text, mask)
         tokens = x[:, : text.shape[1]]
-        return Encoding(pooled if self.projection is None else self.projection(pooled), tokens, mask)
+        if self.projection is None:
+            return Encoding(pooled, tokens, mask)
+        return Encoding(self.projection(pooled), tokens, mask, pooled)
 
     def reads(self) -> jax.ShapeDtypeStruct:
         """One text."""

@@ -64,15 +64,17 @@ class TokenMLP(nnx.Module):
         """`mask`: which tokens are real (all by default)."""
         del rng
         tokens = x.astype(self.dtype) if self.embed is None else self.embed[...].astype(self.dtype)[x]
-        tokens = self.through(self.layers, tokens)
-        pooled = self.pooled(tokens, mask)
-        return Encoding(self.through(self.head, pooled), tokens, mask)
+        _, tokens = self.through(self.layers, tokens)
+        features, embedding = self.through(self.head, self.pooled(tokens, mask))
+        return Encoding(embedding, tokens, mask, features)
 
-    def through(self, layers: Any, x: Float[Array, "*b i"]) -> Float[Array, "*b o"]:
-        """Dense layers with the activation between them."""
+    def through(self, layers: Any, x: Float[Array, "*b i"]) -> tuple[Float[Array, "*b r"] | None, Float[Array, "*b o"]]:
+        """Dense layers with the activation between them: what the last of them reads, and what it gives."""
+        read = None
         for i, layer in enumerate(layers):
-            x = layer(x if i == 0 else ACTIVATIONS[self.activation](x))
-        return x
+            read = x if i == 0 else ACTIVATIONS[self.activation](x)
+            x = layer(read)
+        return read, x
 
     def pooled(self, x: Float[Array, "b n w"], mask: Bool[Array, "b n"] | None) -> Float[Array, "b v"]:
         """One vector per example."""

@@ -146,7 +146,9 @@ class ViT(nnx.Module):
             pooled = layers.masked_mean(tokens, mask)
         else:
             pooled = self.map(*whole) if self.pool == "coca" else self.map(tokens, mask)
-        return Encoding(pooled if self.projection is None else self.projection(pooled), tokens, mask)
+        if self.projection is None:
+            return Encoding(pooled, tokens, mask)
+        return Encoding(self.projection(pooled), tokens, mask, pooled)
 
     def embed_patches(self, tokens: Float[Array, "b n w"]) -> Float[Array, "b n d"]:
         """Each patch, from the tokens of an `Encoding`, as if it were all that is pooled: where it lies in the space of

@@ -5,7 +5,18 @@ from ml_collections import ConfigDict
 from bigcl.config import parse_variant
 from configs import clip
 
-__all__ = ["emoji", "held_out", "parse_variant", "pictures", "published", "small", "words"]
+__all__ = [
+    "across",
+    "arrays",
+    "emoji",
+    "held_out",
+    "parse_variant",
+    "pictures",
+    "published",
+    "small",
+    "strong_view",
+    "words",
+]
 
 
 def small(arg, *, steps, batch, lr, optimizer="adamw", **options):
@@ -63,6 +74,49 @@ def held_out(kind, transforms=None, split="test", **options):
     transforms = [words()] if transforms is None else transforms
     source = {"kind": "emoji", "size": 32, "split": split}
     return {"kind": kind, "source": source, "transforms": [{"kind": "decode_image"}, *transforms], **options}
+
+
+def arrays(arg, spec):
+    """Examples that are arrays already: of `arg.data`, or noise of the same form (`spec`) for the smoke form."""
+    if arg.smoke:
+        return {"source": {"kind": "synthetic", "spec": spec}}
+    keys = [{"kind": "keep", "keys": list(spec)}]
+    return {"source": {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}, "transforms": keys}
+
+
+def strong_view(side, **jitter):
+    """SimCLR's augmentation of a picture (Chen et al. 2020, appendix A). jitter: strengths of the colours."""
+    return [
+        {"kind": "random_resized_crop", "size": side, "scale": [0.08, 1.0]},
+        {"kind": "random_flip"},
+        {"kind": "color_jitter", "probability": 0.8, **jitter},
+        {"kind": "grayscale", "probability": 0.2},
+        {"kind": "gaussian_blur", "probability": 0.5},
+    ]
+
+
+def across(kind, pairs, inputs, widths):
+    """Heads and losses of a self-supervised term between two sides, the mean over pairs (Fini et al. 2023).
+
+    kind: "barlip" (Barlow Twins), "siamlip" (SimSiam), or "byolip" (BYOL; the task has the teacher).
+    pairs: outputs of the two sides. inputs: their widths, by side. widths: of the projectors; the predictors of SimSiam
+    and BYOL have all but the first of their layers.
+    """
+    one, other = inputs
+    mlp = {"kind": "mlp", "batch_norm": True, "normalize": False}
+    of = {side: [*dict.fromkeys(pair[i] for pair in pairs)] for i, side in enumerate(inputs)}
+    heads = {
+        f"own_{s}": {**mlp, "inputs": n, "widths": widths, "last_norm": True, "of": of[s]} for s, n in inputs.items()
+    }
+    own = [(f"own_{one}/{a}", f"own_{other}/{b}") for a, b in pairs]
+    if kind == "barlip":
+        loss = {"kind": "barlow", "standardize": False, "weight": 0.025 / len(pairs)}
+        return heads, [{**loss, "of": list(pair), "name": f"{kind}/{i}"} for i, pair in enumerate(own)]
+    guess = {**mlp, "inputs": widths[-1], "widths": widths[1:]}
+    heads |= {f"guess_{s}": {**guess, "of": [f"own_{s}/{name}" for name in of[s]]} for s in inputs}
+    by, loss = "teacher/" if kind == "byolip" else "", {"kind": "negative_cosine", "weight": 1 / (2 * len(pairs))}
+    ways = [way for a, b in own for way in ([f"guess_{one}/{a}", by + b], [f"guess_{other}/{b}", by + a])]
+    return heads, [{**loss, "of": way, "name": f"{kind}/{i}"} for i, way in enumerate(ways)]
 
 
 def published(arg, texts=("text",), **options):

@@ -58,13 +58,7 @@ def paper(arg):
     """SimCLR's augmentation, and the paper's schedule, projector and temperature; a ViT-S/16 by AdamW in the place of a
     ResNet-50 by SGD."""
     side = 32 if arg.smoke else 224
-    view = [
-        {"kind": "random_resized_crop", "size": side, "scale": [0.08, 1.0]},
-        {"kind": "random_flip"},
-        {"kind": "color_jitter", "brightness": 0.8, "contrast": 0.8, "saturation": 0.8, "hue": 0.2, "probability": 0.8},
-        {"kind": "grayscale", "probability": 0.2},
-        {"kind": "gaussian_blur", "probability": 0.5},
-    ]
+    view = base.strong_view(side, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
     c = base.small(arg, steps=1_000_912, batch=256, lr=5e-4)
     c.train.log_every = 2 if arg.smoke else 100
     source = {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}

@@ -17,8 +17,10 @@ from configs.papers import base
 
 def get_config(arg=None):
     """Arguments: `method`, `baseline` (a classifier of the 100 numbers on the same tower), `paper` (features of S3D and
-    two towers of DistilBERT's size), `smoke`, `seed=0`."""
-    arg = base.parse_variant(arg, "method", "baseline", "paper")
+    two towers of DistilBERT's size; `data`: a folder of ArrayRecord files with `video` [20, 1024] of S3D's features,
+    the WordPiece ids `question` [20] and `answer` [10], and `answer_id`, a number for each answer), `smoke`,
+    `seed=0`."""
+    arg = base.parse_variant(arg, "method", "baseline", "paper", data="")
     if arg.variant == "paper":
         return paper(arg)
     classifier = arg.variant == "baseline"
@@ -61,7 +63,7 @@ def paper(arg):
         "answer_id": {"dtype": "int32", "high": 1_000_000},
     }
     c = base.small(arg, steps=168_000, batch=16 if arg.smoke else 4_096, lr=5e-5)  # 10 epochs
-    c.data = {"source": {"kind": "synthetic", "spec": spec}}
+    c.data = base.arrays(arg, spec)
     c.task = {
         "kind": "fusion",
         "towers": {

@@ -15,8 +15,10 @@ from configs.papers import base
 
 def get_config(arg=None):
     """Arguments: `method`, `baseline` (two views of all modalities, side by side), `untrained`, `paper` (transformers
-    for text and sound, GRUs for features of frames and landmarks; batch 32), `smoke`, `seed=0`."""
-    arg = base.parse_variant(arg, "method", "baseline", "untrained", "paper")
+    for text and sound, GRUs for features of frames and landmarks; batch 32; `data`: a folder of ArrayRecord files with
+    `text`, the ids of 50 words, `sound`, a log-mel picture [128, 128, 1], and 30 `frames` [30, 512] and `landmarks`
+    [30, 136]), `smoke`, `seed=0`."""
+    arg = base.parse_variant(arg, "method", "baseline", "untrained", "paper", data="")
     if arg.variant == "paper":
         return paper(arg)
     still = arg.variant == "untrained"
@@ -71,7 +73,7 @@ def paper(arg):
         "landmarks": {"shape": [30, 136]},
     }
     c = base.small(arg, steps=100_000, batch=32, lr=1e-3, optimizer="sgd", momentum=0.9)
-    c.data = {"source": {"kind": "synthetic", "spec": spec}}
+    c.data = base.arrays(arg, spec)
     c.task = task(towers, {}, width=512, hidden=1_024, scale=1 / 0.07)
     c.optim.weight_decay = 1e-3
     return c

@@ -6,6 +6,9 @@ New: the contrast with time-reversed partners, `bigcl/losses/temporal.py`.
     python -m bigcl.reproduce teminal
     python -m bigcl.train --config configs/papers/teminal.py --workdir runs/teminal
 
+This is the method's stage B. Left out: its stage A, CLIP's loss on clips of one sound and of several, from which the
+model comes that `paper` starts from; and sounds that overlap ("while"), which have no reversed partner.
+
 The claim is of pairs of sounds that occur in one order alone, tested in both. Seen, of three seeds: the right order in
 0.94 of the clips by InfoNCE, in all of them by the method.
 """
@@ -15,8 +18,10 @@ from configs.papers import base
 
 def get_config(arg=None):
     """Arguments: `method`, `baseline` (InfoNCE of the pairs in order), `paper` (post-training of a ViT-S on
-    spectrograms and RoBERTa; `init`: the workdir of the model that it starts from), `smoke`, `seed=0`."""
-    arg = base.parse_variant(arg, "method", "baseline", "paper", init="")
+    spectrograms and RoBERTa; `init`: the workdir of the model that it starts from; `data`: a folder of ArrayRecord
+    files with `audio` [128, 128, 1], a log-mel picture of two sounds, RoBERTa's ids `text` [77], and `audio_reversed`
+    and `text_reversed`, the same in the other order), `smoke`, `seed=0`."""
+    arg = base.parse_variant(arg, "method", "baseline", "paper", init="", data="")
     if arg.variant == "paper":
         return paper(arg)
     c = base.small(arg, steps=250, batch=32, lr=2e-3)
@@ -43,7 +48,7 @@ def paper(arg):
     c = base.small(arg, steps=10_000, batch=256, lr=1e-5)
     shapes = {"audio": {"shape": [128, 128, 1]}, "text": {"shape": [77], "dtype": "int32", "high": 50_265}}
     spec = {f"{key}{order}": shape for key, shape in shapes.items() for order in ("", "_reversed")}
-    c.data = {"source": {"kind": "synthetic", "spec": spec}}
+    c.data = base.arrays(arg, spec)
     c.task = task(audio, text, {"kind": "temporal_nce", "of": ORDERED + REVERSED})
     c.optim.update(weight_decay=0.01, schedule={"kind": "cosine", "warmup": 0 if arg.smoke else 500})
     c.optim.freeze = ["towers/(audio|text)/(embed|position).*"]

@@ -7,7 +7,7 @@ import pytest
 
 from bigcl.data.sources import BadRecord
 from bigcl.data.transforms import Keep
-from bigcl.data.transforms.text import ChooseText, FormatText, Tokenize, WordDropout
+from bigcl.data.transforms.text import ChooseText, FormatText, RandomSwap, RemoveStopwords, Tokenize, WordDropout
 
 NAMES = {"en": "cat", "de": "Katze", "fr": "chat"}
 
@@ -73,6 +73,26 @@ def test_word_dropout():
     assert WordDropout(1.0)({"text": "a b c"}, rng)["text"] in ("a", "b", "c")
     assert WordDropout(1.0)({"text": "alone"}, rng)["text"] == "alone"
     assert WordDropout(0.0)({"text": b"a b"}, rng)["text"] == "a b"
+
+
+def test_random_swap():
+    rng = np.random.default_rng(0)
+    found = collections.Counter(RandomSwap()({"text": "a b c"}, rng)["text"] for _ in range(900))
+    assert found.keys() == {"b a c", "c b a", "a c b"} and all(abs(n - 300) < 60 for n in found.values())
+    often = sum(RandomSwap(probability=0.4)({"text": "a b"}, rng)["text"] == "b a" for _ in range(1000))
+    assert abs(often - 400) < 60
+    twice = {RandomSwap(count=2)({"text": "a b c"}, rng)["text"] for _ in range(50)}
+    assert twice == {"a b c", "b c a", "c a b"}  # two exchanges are a rotation, or undo one another
+    assert RandomSwap()({"text": "alone"}, rng)["text"] == "alone"
+
+
+def test_remove_stopwords():
+    rng = np.random.default_rng(0)
+    text = {"text": "The dog, and a cat (on the mat) of hers", "id": 1}
+    assert RemoveStopwords()(text, rng) == {"text": "dog, cat mat)", "id": 1}
+    assert RemoveStopwords()({"text": "to be or not to be"}, rng)["text"] == "to be or not to be"
+    often = sum(RemoveStopwords(0.8)({"text": "the dog"}, rng)["text"] == "dog" for _ in range(1000))
+    assert abs(often - 800) < 50
 
 
 def test_tokenize():

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigcl.losses import infonce, multilinear, unique
+from bigcl.losses import infonce, multilinear, unique, variance_covariance
+from bigcl.losses.absolute_error import absolute_error
 from bigcl.losses.classification import classification, consensus
 from bigcl.losses.grouping import grouping, multi_positive
 from bigcl.losses.mixup import draw_mixing, mix, mixture_contrast, mixup, soft_clip
@@ -134,6 +135,19 @@ def naive_consensus(z, scale, counts):
     return cross_entropy(z[0], credit / np.maximum(credit.sum(1, keepdims=True), 1))
 
 
+def naive_variance_covariance(z, scale, weights=(25.0, 25.0, 1.0)):
+    """One dimension, and one pair of dimensions, after the other."""
+    b, d = z[0].shape
+    agree = sum((z[0][i] - z[1][i]) @ (z[0][i] - z[1][i]) for i in range(b)) / b / d
+    spread = shared = 0.0
+    for side in z:
+        for j in range(d):
+            spread += jnp.maximum(0, 1 - jnp.sqrt(jnp.var(side[:, j], ddof=1) + 1e-4)) / d
+            others = [k for k in range(d) if k != j]
+            shared += sum(jnp.cov(side[:, j], side[:, k])[0, 1] ** 2 for k in others) / d
+    return weights[0] * agree + weights[1] * spread + weights[2] * shared
+
+
 def towers(count):
     return lambda b, d: [(b, d)] * count
 
@@ -184,6 +198,7 @@ def all_case(count):
     return Case(lambda z, s: loss(*z, scale=s, negatives="all"), naive_multilinear, towers(count))
 
 
+WIDE = np.array([8.0, *[0.5] * 31])  # exact in half precision
 CASES = {
     "multilinear-2": multilinear_case(2),
     "multilinear-3": multilinear_case(3),
@@ -221,6 +236,18 @@ CASES = {
     "grouping": grouping_case(),
     "grouping-half": grouping_case(threshold=0.5),
     "grouping-softmax": grouping_case(weighting="softmax", threshold=-1.0),
+    "variance_covariance": Case(lambda z, s: variance_covariance(*z), naive_variance_covariance, towers(2)),
+    "variance_covariance-spread": Case(  # of which one dimension is above the hinge, and others are below
+        lambda z, s: variance_covariance(*(x * WIDE[: x.shape[1]].astype(x.dtype)[None] for x in z), invariance=1.0),
+        lambda z, s: naive_variance_covariance([x * WIDE[: x.shape[1]] for x in z], s, (1.0, 25.0, 1.0)),
+        towers(2),
+    ),
+    "absolute_error": Case(
+        lambda z, s, labels: absolute_error(z[0][:, :1], labels=labels),
+        lambda z, s, labels: sum(abs(z[0][i, 0] - labels[i]) for i in range(len(labels))) / len(labels),
+        towers(1),
+        lambda rng, b: {"labels": rng.integers(-3, 4, b)},
+    ),
     "classification": Case(
         lambda z, s, labels: classification(*z, labels=labels),
         lambda z, s, labels: cross_entropy(z[0], jnp.eye(z[0].shape[1])[labels]),

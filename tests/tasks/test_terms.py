@@ -179,11 +179,11 @@ def test_embeddings_that_are_not_normalised(batch):
     assert float(jnp.abs(jnp.linalg.norm(raw["a"], axis=1) - 1).max()) > 0.01
 
 
-def run(task, batch, steps):
-    """A few steps of training; the task before and after."""
+def run(task, batch, steps, trained=""):
+    """A few steps of training of the parameters that begin so; the task before and after."""
     skeleton = Skeleton(task)
-    trainable = frozenset(skeleton.split(task)[0])
-    tx = optax.sgd(0.5)
+    trainable = frozenset(k for k in skeleton.split(task)[0] if k.startswith(trained))
+    tx = optax.sgd(0.5 if not trained else 0.1)
     state = init_state(task, skeleton, tx, trainable, ema=False, seed=0)
     begun = skeleton.merge(state.params, state.extra)
     begun.begin()
@@ -222,6 +222,65 @@ def test_a_teacher_begins_as_the_parameters_that_the_run_starts_from(batch):
     np.testing.assert_array_equal(grads, 0)
 
 
+def test_a_head_learns_to_regress_on_a_tower_that_stays(batch):
+    """The last stage of a method that learns features first."""
+    head = {"kind": "mlp", "inputs": 5, "widths": [1], "normalize": False, "of": ["a"]}
+    loss = {"kind": "absolute_error", "of": ["value/a"], "with": {"labels": "label"}}
+    task = build(towers={"a": A}, heads={"value": head}, losses=[loss], normalize=False)
+    z = task.heads["value"](task.encode(batch)["a"])
+    np.testing.assert_allclose(
+        task.loss(batch, None)[0], np.abs(np.asarray(z)[:, 0] - np.asarray(batch["label"])).mean(), rtol=1e-5
+    )
+    assert task.reads()["label"].shape == ()
+    states = run(task, batch, 30, trained="heads/")
+    values = [Skeleton(task).merge(s.params, s.extra).loss(batch, None)[0] for s in (states[0], states[-1])]
+    assert values[1] < 0.8 * values[0]
+    for key, value in states[0].params.items():
+        assert bool((states[-1].params[key] == value).all()) == (not key.startswith("heads/")), key
+
+
+HEAD = {"kind": "mlp", "inputs": 7, "widths": [6, 4], "batch_norm": True, "last_norm": True}
+PREDICTOR = {"kind": "mlp", "inputs": 4, "widths": [3, 4], "batch_norm": True}
+
+
+def test_heads_read_features_and_heads_read_heads(batch):
+    """Whatever the order in which the config names them."""
+    heads = {"guess": {**PREDICTOR, "of": ["proj/b.features"]}, "proj": {**HEAD, "of": ["b.features"]}}
+    task = build(heads=heads, losses=[{"kind": "negative_cosine", "of": ["guess/proj/b.features", "proj/b.features"]}])
+    features = jax.nn.gelu(task.towers["b"].layers[0](batch["b"]), approximate=False)
+    np.testing.assert_allclose(task.forward(batch, None)["b.features"], features, rtol=1e-5, atol=1e-6)
+    v = task.heads["proj"](features)
+    p = task.heads["guess"](v)
+    expected = 2 - 2 * np.mean(np.sum(p * v, 1))
+    np.testing.assert_allclose(task.loss(batch, None)[0], expected, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"task\.heads: (x reads y reads x|y reads x reads y)"):
+        build(heads={"x": {**PREDICTOR, "of": ["y/a"]}, "y": {**PREDICTOR, "of": ["x/a"]}}, losses=[])
+    table = {"kind": "table", "rows": 3, "width": 5}
+    lone = build(towers={"a": A, "label": table}, heads={"h": {**HEAD, "of": ["label.features"]}}, losses=[])
+    with pytest.raises(ConfigError, match=re.escape("task.heads.h.of: a tower gives no 'label.features'")):
+        lone.loss(batch, None)
+
+
+def test_a_teacher_has_the_heads_that_losses_ask_it_for(batch):
+    """BYOL: predictions of what a moving average of tower and projector, and no predictor, makes."""
+    heads = {"proj": {**HEAD, "of": ["b.features"]}, "guess": {**PREDICTOR, "of": ["proj/b.features"]}}
+    loss = {"kind": "negative_cosine", "of": ["guess/proj/b.features", "teacher/proj/b.features"]}
+    task = build(heads=heads, losses=[loss], teacher={"decay": 0.5})
+    states = run(task, batch, 2)
+    copies = {k for k in states[0].extra if k.startswith("teacher/heads/")}
+    assert copies == {f"teacher/{k}" for k in states[0].params if k.startswith("heads/proj/")}
+    for key in copies:
+        first, *later = [state.params[key.removeprefix("teacher/")] for state in states]
+        expected = 0.25 * first + 0.25 * later[0] + 0.5 * later[1]
+        np.testing.assert_allclose(states[-1].extra[key], expected, rtol=1e-5, atol=1e-6)
+    ended = Skeleton(task).merge(states[-1].params, states[-1].extra)
+    z = ended.teacher.heads["proj"](jax.nn.gelu(ended.teacher.towers["b"].layers[0](batch["b"]), approximate=False))
+    p = ended.heads["guess"](ended.heads["proj"](ended.forward(batch, None)["b.features"]))
+    np.testing.assert_allclose(ended.loss(batch, None)[0], 2 - 2 * np.mean(np.sum(p * z, 1)), rtol=1e-4)
+    grads = nnx.grad(lambda task: task.loss(batch, None)[0])(ended)
+    assert "teacher" not in grads and float(jnp.abs(grads["heads"]["proj"]["layers"][0]["kernel"][...]).max()) > 0
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
@@ -242,6 +301,9 @@ def test_a_teacher_begins_as_the_parameters_that_the_run_starts_from(batch):
         ),
         ({"losses": [{"kind": "grouping", "of": ["a", "b"]}]}, "grouping needs 'patches'"),
         ({"heads": {"h": {"kind": "mlp", "inputs": 5, "widths": [2], "of": ["aa"]}}}, "task.heads.h.of: unknown 'aa'"),
+        ({"queues": {"q": {"of": ["teacher/b"], "size": 8, "width": 5}}}, "task.queues.q.of: unknown 'teacher/b'"),
+        ({"queues": {"q": {"of": ["b"], "size": 0, "width": 5}}}, "expected a size and a width of 1 or more"),
+        ({"queues": {"q": {"of": ["b"], "siz": 0, "width": 5}}}, "task.queues.q.siz: unknown key"),
         ({"teacher": {"decay": 1.5}}, "task.teacher.decay: expected 0 or more"),
         ({"teacher": {"decai": 0.5}}, "decai: unknown key; did you mean 'decay'"),
     ],

@@ -144,6 +144,18 @@ def test_says_what_it_reads(part):
     assert (tower.reads().shape, tower.reads().dtype) == (x.shape[1:], x.dtype)
 
 
+@pytest.mark.parametrize("name", ["vit-clip", "vit-mean-sincos", "text-last", "mlp", "token-mlp-mean", "gru-frames"])
+def test_features_are_what_the_last_linear_layer_reads(name):
+    part = PARTS[name]
+    tower, out = build(part), call(build(part), inputs(part))
+    if name == "vit-mean-sincos":
+        assert out.features is None  # there is none
+        return
+    layers = {"mlp": "layers", "token_mlp": "head"}.get(part["kind"])
+    last = getattr(tower, layers)[-1] if layers else tower.projection
+    np.testing.assert_allclose(last(out.features), out.embedding, rtol=1e-4, atol=1e-5)
+
+
 @EVERY
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=["float32", "bfloat16"])
 def test_shapes_and_dtypes(part, dtype):

@@ -97,6 +97,51 @@ class WordDropout:
         }
 
 
+class RandomSwap:
+    """With `probability` two words that are drawn change places, `count` times (Wei and Zou 2019, "EDA")."""
+
+    def __init__(self, count: int = 1, probability: float = 1.0, key: str = "text"):
+        self.count, self.probability, self.key = count, probability, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        words = read_text(example, self.key).split()
+        if len(words) < 2 or rng.random() >= self.probability:
+            return example
+        for _ in range(self.count):
+            a, b = rng.choice(len(words), 2, replace=False)
+            words[a], words[b] = words[b], words[a]
+        return {**example, self.key: " ".join(words)}
+
+
+class RemoveStopwords:
+    """With `probability` leaves out the words that carry grammar alone, `STOPWORDS`; a text of nothing else stays."""
+
+    def __init__(self, probability: float = 1.0, key: str = "text"):
+        self.probability, self.key = probability, key
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        words = read_text(example, self.key).split()
+        kept = [word for word in words if word.lower().strip(string.punctuation) not in STOPWORDS]
+        if not kept or rng.random() >= self.probability:
+            return example
+        return {**example, self.key: " ".join(kept)}
+
+
+FUNCTION_WORDS = """
+a an the this that these those each every either neither both all any some such no other another same own
+i me my mine myself you your yours yourself he him his himself she her hers herself it its itself
+we us our ours ourselves they them their theirs themselves who whom whose which what
+am is are was were be been being has have had having do does did doing
+can could may might must shall should will would
+about above across after against along among around at before behind below beneath beside between by down during for
+from in inside into near of off on onto out outside over past since through to toward towards under until up upon
+with within without
+and but or nor if because although though while when where whether than as so not there here then too very just only
+"""
+STOPWORDS = frozenset(FUNCTION_WORDS.split())
+"""Articles, pronouns, auxiliaries, prepositions, conjunctions and the commonest adverbs of English."""
+
+
 class CleanText:
     """Repairs broken encodings and HTML escapes, and normalises as `bigcl.data.cleaning.clean_text` says."""
 
