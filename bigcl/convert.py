@@ -7,7 +7,7 @@
 --preset  what weights without a config beside them are (--from open_clip): openai, open_clip, coca, ...
 --image_size  another resolution; the position embeddings are resized, which changes the model
 
-Nothing is unpickled, and nothing is converted in part: if the weights do not fit, the differences are printed.
+Nothing that a file names is called. Nothing is converted in part: if weights do not fit, the differences are printed.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def convert(
     from bigcl.interop.resize import resize_positions
 
     model = read_model(source, path, preset)
-    if image_size is not None and image_size != model.tower("image")["image_size"]:
+    if image_size is not None and image_size != model.tower("image", "resnet")["image_size"]:
         print(resize_positions(model, image_size))
     save(model, out)
     numbers = sum(a.size for a in model.arrays.values())

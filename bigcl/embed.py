@@ -100,18 +100,19 @@ def embed(
     """
     if batch % jax.process_count() or min(batch, rows) < 1:
         raise ConfigError(f"--batch {batch}: does not divide among {jax.process_count()} processes")
-    model, source = Pretrained.open(checkpoint, step), registry.build("source", data)
-    job = Job(model, source, key, batch // jax.process_count(), max_bad_fraction)
-    manifest = {"model": model.identity, "source": data, "identity": source_identity(source), "key": key}
-    manifest |= {"inputs": job.inputs, "examples": len(source), "rows": rows, "format": format}
-    shards = Shards(out, manifest)
-    if jax.process_index() == 0:
-        shards.begin()
+    model = Pretrained.open(checkpoint, step)
+    with host.together():
+        source = registry.build("source", data)
+        job = Job(model, source, key, batch // jax.process_count(), max_bad_fraction)
+        manifest: dict[str, Any] = {"model": model.identity, "transforms": job.parts, "source": data}
+        manifest |= {"identity": source_identity(source), "key": key, "inputs": job.inputs, "examples": len(source)}
+        shards = Shards(out, {**manifest, "rows": rows, "format": format})
+        if jax.process_index() == 0:
+            shards.begin()
     missing = json.loads(host.gathered(json.dumps(shards.missing()).encode())[0])
     embedded = bad = 0
     for good, lost in job.run(shards, missing):
         embedded, bad = embedded + good, bad + lost
-    host.everywhere(True)  # the folder is whole when all are done
     return Summary(embedded, len(shards) - len(missing), bad)
 
 
@@ -157,6 +158,7 @@ class Job:
     """How this process embeds shards, in step with the others.
 
     key: the field that names an example.  batch: rows of this process.  allowed: share of bad records in a shard.
+    parts: what prepares examples, on the host and on the devices.
     """
 
     def __init__(self, model: Pretrained, source: Source, key: str, batch: int, allowed: float):
@@ -164,7 +166,7 @@ class Job:
         first = next((e for i in range(min(_TRIED, len(source))) if (e := readable(source.__getitem__, i))), None)
         if first is None:
             raise ConfigError(f"--data: no example of {source_name(source)} can be read")
-        self.transforms = model.prepare(list(first))
+        self.parts, self.transforms = [*model.chosen(list(first)), *model.device], model.prepare(list(first))
         self.empty: dict[str, np.ndarray] = {}
         examples = (self.make(Slice(0, range(i, i + 1), True, 1)) for i in range(min(_TRIED, len(source))))
         example = next((made for made in examples if made.indices), None)
@@ -204,7 +206,8 @@ class Job:
         return Made(part, batch, index, [named.keys[i] for i in index], bad)
 
     def run(self, shards: Shards, missing: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Writes shards; yields for each that this process wrote the numbers of good examples and bad ones.
+        """Writes shards, as many at a time as there are processes; yields the numbers of good examples and bad ones of
+        the one that this process wrote. If one process cannot go on, all end.
 
         While the devices embed one batch, the next is handed to them and those after it are being made.
         """
@@ -223,9 +226,12 @@ class Job:
             for made, outputs in self.one_ahead(batches):
                 whole.append((made._replace(batch={}), outputs))
                 bar.update(made.slice.total)
-                if made.slice.last and made.slice.shard is not None:
-                    yield self.write(shards, made.slice.shard, whole)
-                whole = [] if made.slice.last else whole
+                if not made.slice.last:
+                    continue
+                with host.together():
+                    counts = (0, 0) if made.slice.shard is None else self.write(shards, made.slice.shard, whole)
+                yield counts
+                whole = []
 
     def one_ahead(self, batches: Iterable[Made]) -> Iterator[tuple[Made, dict[str, np.ndarray]]]:
         """Batches with their embeddings, each fetched when the next has been handed to the devices."""

@@ -1,6 +1,6 @@
 """A folder of embeddings: shards of successive examples of a source, and a manifest that says whose they are.
 
-    embeddings.json             weights, source, transforms; examples, rows of a shard, format
+    embeddings.json             weights, transforms, source; examples, rows of a shard, format
     00000.parquet               columns `index`, `key`, and for each input a list of float32
     00000.bad.jsonl             the examples of this shard that were bad records, which it leaves out
 
@@ -51,14 +51,17 @@ class Shards:
             raise FileNotFoundError(
                 f"{folder / MANIFEST} is not there; `python -m bigcl.embed --out {folder}` writes it"
             )
-        return cls(folder, json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        manifest = read_manifest(folder / MANIFEST)
+        if lacking := [key for key in ("inputs", "examples", "rows", "format") if key not in manifest]:
+            raise ConfigError(f"{folder / MANIFEST}: says nothing of {', '.join(lacking)}; run bigcl.embed again")
+        return cls(folder, manifest)
 
     def begin(self) -> None:
         """Writes the manifest, or compares it with the one that is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / MANIFEST
         if path.exists():
-            old = json.loads(path.read_text(encoding="utf-8"))
+            old = read_manifest(path)
             if old != self.manifest:
                 key = next(k for k in {**old, **self.manifest} if old.get(k) != self.manifest.get(k))
                 raise ConfigError(
@@ -124,6 +127,17 @@ class Shards:
         rows = list(self)
         indices, found = (np.concatenate(x) for x in ([r.indices for r in rows], [r.embeddings[name] for r in rows]))
         return indices, [key for r in rows for key in r.keys], found
+
+
+def read_manifest(path: pathlib.Path) -> dict[str, Any]:
+    """What a manifest says. Raises ConfigError if it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged: {error}; remove it and embed again") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} is no manifest of embeddings; remove it and embed again")
+    return found
 
 
 def as_table(rows: Rows) -> Any:

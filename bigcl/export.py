@@ -14,9 +14,11 @@ leaves the proof out. A model that the target has no form for is refused, with t
 """
 
 import argparse
+import contextlib
 import importlib
 import pathlib
 import sys
+from collections.abc import Iterator
 
 from bigcl import host
 
@@ -48,7 +50,7 @@ def main() -> None:
     try:
         export(args.workdir, args.target, args.out, args.step, verify=args.verify)
     except (ValueError, ImportError, OSError, CheckpointError, Unproven) as error:
-        sys.exit(f"error: {error}")
+        sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
 
 
 def export(
@@ -67,12 +69,12 @@ def export(
         raise FileExistsError(f"--out: {out} is not empty; choose another folder")
     model = load(workdir, step)
     write = importlib.import_module(TARGETS[target]).export
-    if target in ("open_clip", "transformers"):
+    if target in ("open_clip", "transformers", "timm", "onnx"):
         expect_one_scale(model.task, target)
-    out.mkdir(parents=True, exist_ok=True)
-    write(model, out)
-    figures = proof.prove(target, model, out) if verify else None
-    card.write_card(target, model, out, figures)
+    with named(out):
+        write(model, out)
+        figures = proof.prove(target, model, out) if verify else None
+        card.write_card(target, model, out, figures)
     print(f"{out}: step {model.card['step']} of {workdir} for {target}")
     if figures is None:
         print("  not verified")
@@ -83,6 +85,20 @@ def export(
         raise proof.Unproven(f"{out}: {target} gives something else than bigcl: {figures}")
     print("  verified: the same model there")
     return figures
+
+
+@contextlib.contextmanager
+def named(out: pathlib.Path) -> Iterator[None]:
+    """Makes a folder. An error names it if something was written there until then; else it is removed."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException as error:
+        if any(out.iterdir()):
+            error.add_note(f"What was written until then is in {out}.")
+        else:
+            out.rmdir()
+        raise
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What must be settled before a run starts: the allocator on CPU, the compilation cache, the other processes."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -9,7 +10,7 @@ import pathlib
 import platform
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 REQUEUE = 75
@@ -200,3 +201,21 @@ def agreed(value: bool) -> bool:
 def everywhere(value: bool) -> bool:
     """Whether all processes say so; each must call."""
     return all(said == b"\1" for said in gathered(bytes([value])))
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """An error of one process within ends all, with ConfigError on the others, which would wait for it for ever; each
+    must enter."""
+    from bigcl.registry import ConfigError
+
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    said = [part.decode() for part in gathered(("" if failure is None else f"{failure}" or repr(failure)).encode())]
+    if failure is not None:
+        raise failure
+    if (process := next((i for i, text in enumerate(said) if text), None)) is not None:
+        raise ConfigError(f"process {process} has ended: {said[process]}")

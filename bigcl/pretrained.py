@@ -1,6 +1,8 @@
 """Weights opened for use, from wherever: a run, what `bigcl.convert` wrote, or an exported folder."""
 
+import concurrent.futures
 import functools
+import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -20,11 +22,12 @@ from bigcl.experiment import outline
 from bigcl.interop import files
 from bigcl.interop.model import Preprocessing, load_arrays, read_config
 from bigcl.mesh import make_mesh, place
+from bigcl.preparation import applicable, for_others, for_pictures, for_texts, lists, shapes_pictures, tokenizes, writes
 from bigcl.registry import ConfigError, Part
 from bigcl.state import Arrays
 
-SHAPING = ("resize", "center_crop", "naflex", "random_crop", "random_resized_crop")
-"""Transforms after which a picture has the shape that the tower wants."""
+KNOWN = {"image": ("vit", "resnet"), "text": ("text",)}
+"""Inputs and kinds of towers that read pictures and texts."""
 
 
 class Pretrained:
@@ -34,7 +37,7 @@ class Pretrained:
     inputs: what it reads, by name.  shapes: of one example, by key.
     transforms: parts that prepare an example; nothing in them is random where the config has an evaluation, or reads
         nothing but pictures and texts.
-    identity: plain data that says which weights these are.
+    identity: plain data that says which weights these are, by a digest of them too, and what they compute in.
     device: parts that prepare a batch on the devices.
     """
 
@@ -51,14 +54,16 @@ class Pretrained:
         mesh: Part = {},  # noqa: B006, read only
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     ):
-        self.tokenizer, self.transforms, self.identity = tokenizer, list(transforms), dict(identity)
+        self.tokenizer, self.transforms, self.device = tokenizer, list(transforms), list(device)
         self.mesh = make_mesh(**fitting({"tensor": 1, **mesh}))
+        computed = compute_dtype(dtype, self.mesh)
+        self.identity = {**identity, "weights": digest(params), "dtype": computed.name}
         vocab = None if tokenizer is None else tokenizer.vocab_size
         build = functools.partial(
             registry.build,
             "task",
             task,
-            dtype=compute_dtype(dtype, self.mesh),
+            dtype=computed,
             batch_size=2,
             vocab=vocab,  # type: ignore[arg-type]
         )
@@ -121,27 +126,39 @@ class Pretrained:
         identity = {"checkpoint": str(folder.absolute()), "format": source}
         return cls(model.task, model.arrays, {}, tokenizer=model.tokenizer, transforms=transforms, identity=identity)
 
-    def prepare(self, keys: Sequence[str]) -> list[Transform]:
-        """What prepares examples that have these keys: the transforms of the keys that are there.
+    def chosen(self, keys: Sequence[str]) -> list[Part]:
+        """Those of the transforms that examples with these keys have something for.
 
         Raises ConfigError if the tower of none of them is there.
         """
-        there, chosen = set(keys), []
-        for part in self.transforms:
-            parameters = registry.signature(registry.constructor("transform", part["kind"]))
-            key = part.get("key", parameters["key"].default if "key" in parameters else None)
-            if not isinstance(key, str) or key in there:
-                chosen.append(part)
-                there |= {part["out"]} if isinstance(part.get("out"), str) else set()
-        if not there & set(self.inputs):
+        chosen = applicable(self.transforms, keys)
+        made = set(keys).union(*map(writes, chosen))
+        if not made & set(self.inputs):
             raise ConfigError(f"--data: an example has {', '.join(keys)}; the model reads {', '.join(self.inputs)}")
-        return [registry.build("transform", part, tokenizer=self.tokenizer) for part in chosen]
+        return chosen
+
+    def prepare(self, keys: Sequence[str]) -> list[Transform]:
+        """What prepares examples that have these keys, see `chosen`."""
+        return [registry.build("transform", part, tokenizer=self.tokenizer) for part in self.chosen(keys)]
 
     def reads(self, example: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """What of a prepared example the towers read: the inputs, and what is named after them."""
         own = tuple(f"{name}_" for name in self.inputs)
         mine = {k: v for k, v in example.items() if k in self.inputs or k.startswith(own)}
         return {k: v for k, v in mine.items() if isinstance(v, np.ndarray)}
+
+
+def digest(params: Mapping[str, np.ndarray]) -> str:
+    """64 bits of the sha256 of all arrays, which all cores compute."""
+
+    def one(path: str) -> bytes:
+        x = np.asarray(params[path])
+        found = hashlib.sha256(repr((path, x.dtype.name, x.shape)).encode())
+        found.update(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+        return found.digest()
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(one, sorted(params)))).hexdigest()[:16]
 
 
 def exported_for(folder: pathlib.Path) -> str | None:
@@ -158,19 +175,26 @@ def exported_for(folder: pathlib.Path) -> str | None:
 
 
 def preparation(config: Mapping[str, Any]) -> list[Part]:
-    """The transforms of the first evaluation, else of the training without what is random in pictures; a picture gets
-    the size of its tower where they do not say how."""
-    evaluation = next((e.get("transforms", []) for e in config.get("evals", {}).values()), None)
-    given = config.get("data", {}).get("transforms", []) if evaluation is None else evaluation
+    """The transforms that prepare each input of the task: as the first evaluation that prepares it has it, else as the
+    training, without what is random in pictures and texts. A picture gets the size of its tower and a text its length
+    where neither says how. Without an evaluation, inputs of another kind are prepared as in training to the letter."""
     towers = config["task"].get("towers", {})
-    known = {"image": ("vit", "resnet"), "text": ("text",)}
-    usual = all(isinstance(t, Mapping) and t["kind"] in known.get(name, ()) for name, t in towers.items())
-    if not usual or (evaluation is not None and {part["kind"] for part in given} & set(SHAPING)):
-        return list(given)
-    tokenize = [part for part in given if part["kind"] == "tokenize"]
-    if not tokenize and "text" in towers and config.get("tokenizer"):
-        tokenize = [{"kind": "tokenize", "length": towers["text"]["length"]}]
-    if "image" not in towers:
-        return tokenize
-    image = {**registry.resolve(registry.constructor("tower", towers["image"]["kind"]), {}), **towers["image"]}
-    return [*Preprocessing.of(given, image).transforms(), *tokenize]
+    own = {name: towers.get(part) if isinstance(part, str) else part for name, part in towers.items()}
+    kinds = {name: part["kind"] if isinstance(part, Mapping) else None for name, part in own.items()}
+    usual = all(kinds[name] in KNOWN.get(name, ()) for name in towers)
+    *evaluated, trained = lists(config)
+    found: list[Part] = []
+    if not usual:
+        found += [*evaluated, trained][0]
+    elif "image" in towers and any(map(shapes_pictures, evaluated)):
+        found += for_pictures(config)
+    elif "image" in towers:
+        image = {**registry.resolve(registry.constructor("tower", own["image"]["kind"]), {}), **own["image"]}
+        found += Preprocessing.of(trained, image).transforms()
+    for name, kind in kinds.items():
+        if kind == "text" and not tokenizes(found, name):
+            default = {"kind": "tokenize", "length": own[name]["length"], **({} if name == "text" else {"key": name})}
+            found += for_texts(config, name) or ([default] if config.get("tokenizer") else [])
+        elif not any(name in writes(part) for part in found):
+            found += for_others(config, name)
+    return found

@@ -16,7 +16,7 @@ def get_config(arg=None):
     """Arguments: `init`, the folder that `bigcl.convert` wrote; `smoke`."""
     arg = parse_arg(arg, init="runs/minilm", smoke=False)
     c = emoji.get_config("smoke" if arg.smoke else None)
-    minilm = {"vocab": 30_522, "length": 512, "width": 384, "depth": 6, "heads": 12}
+    minilm = {"vocab": 30_522, "length": 256, "width": 384, "depth": 6, "heads": 12}
     bert = {"causal": False, "post_norm": True, "pool": "mean", "pad_id": 0, "activation": "gelu", "norm_eps": 1e-12}
     c.task.towers.image.embed_dim = minilm["width"]
     c.task.towers.text = {"kind": "text", **minilm, **bert}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from bigcl import registry
 from bigcl.data.sources.arrayrecord import write_arrayrecord
 from bigcl.embed import embed
 from bigcl.embeddings import Shards
-from bigcl.interop.model import Model, Preprocessing, blank, save
+from bigcl.interop.model import Model, Preprocessing, blank, load, save
 from bigcl.pretrained import Pretrained
 from bigcl.registry import ConfigError
 from tests.test_two_processes import ROOT, free_port
@@ -106,6 +107,34 @@ def test_other_embeddings_are_not_mixed(folder, tmp_path):
         embed(folder / "model", data(folder), tmp_path, rows=30)
 
 
+def test_embeddings_of_other_weights_at_the_same_place_are_not_mixed(folder, tmp_path):
+    """Nor those that were made otherwise: the manifest says by what."""
+    place, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(folder / "model", place)
+    embed(place, data(folder), out, rows=20)
+    manifest = json.loads((out / "embeddings.json").read_text())
+    assert manifest["model"]["dtype"] == "float32" and manifest["transforms"][0] == {"kind": "decode_image"}
+    shutil.rmtree(place)
+    model = load(folder / "model")
+    model.arrays["towers/text/norm/bias"] = model.arrays["towers/text/norm/bias"] + np.float32(1e-3)
+    save(model, place)
+    with pytest.raises(ConfigError, match="holds embeddings of another model"):
+        embed(place, data(folder), out, rows=20)
+    again = json.loads((out / "embeddings.json").read_text())
+    assert again == manifest and len(manifest["model"]["weights"]) == 16
+
+
+@pytest.mark.parametrize("harm", ["old", "cut", "list"])
+def test_a_manifest_of_another_make_is_a_plain_error(harm, folder, tmp_path):
+    embed(folder / "model", data(folder), tmp_path, rows=20)
+    path = tmp_path / "embeddings.json"
+    manifest = json.loads(path.read_text())
+    del manifest["transforms"], manifest["model"]["weights"], manifest["model"]["dtype"]
+    path.write_text({"old": json.dumps(manifest), "cut": path.read_text()[:40], "list": "[]"}[harm])
+    with pytest.raises(ConfigError, match="embeddings"):
+        embed(folder / "model", data(folder), tmp_path, rows=20)
+
+
 def test_bad_records_are_left_out_and_listed(folder, tmp_path):
     summary = embed(folder / "model", data(folder, "bad"), tmp_path / "a", max_bad_fraction=0.1)
     assert summary == (20, 0, 1)
@@ -153,24 +182,46 @@ def test_a_job_that_was_killed_goes_on(folder, tmp_path):
 
 def test_two_processes_share_the_shards(folder, tmp_path):
     """Seven shards over two processes of two devices: the same folder as one process makes."""
-    address = {
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_NUM_CPU_DEVICES": "2",
-    }
-    processes = [
-        subprocess.Popen(
-            [*command(folder, tmp_path / "two"), "--rows", "8"],
-            cwd=ROOT, env=environment(**address, JAX_PROCESS_ID=str(i)), stdout=subprocess.PIPE, text=True,
-        )
-        for i in range(2)
-    ]  # fmt: skip
+    processes = start_two([*command(folder, tmp_path / "two"), "--rows", "8"])
     said = [p.communicate(timeout=300)[0] for p in processes]
     assert [p.returncode for p in processes] == [0, 0]
     embedded = [int(text.splitlines()[-1].split(": ")[1].split()[0]) for text in said]
     assert sum(embedded) == SIZE and min(embedded) > 0
     embed(folder / "model", data(folder), tmp_path / "one", rows=8)
     same(tmp_path / "two", tmp_path / "one")
+
+
+@pytest.mark.parametrize("fault", ["begin", "bad"])
+def test_what_ends_one_process_ends_all(fault, folder, tmp_path):
+    """A folder of other embeddings, which the first alone looks at; too many bad records in the shard of the second."""
+    out, more = tmp_path / "out", ["--rows", "11"]
+    if fault == "begin":
+        out.mkdir()
+        (out / "embeddings.json").write_text("{}")
+    arguments = command(folder, out, *more)
+    arguments[arguments.index("--data") + 1] = json.dumps(data(folder, "data" if fault == "begin" else "bad"))
+    processes = start_two(arguments)
+    said = [p.communicate(timeout=300)[1] for p in processes]
+    assert [p.returncode for p in processes] == [1, 1], said
+    reason = "holds embeddings of another" if fault == "begin" else "examples are bad records"
+    assert all(f"error: {other}" in text and reason in text for other, text in zip(OTHERS[fault], said, strict=True))
+
+
+OTHERS = {"begin": ("--out", "process 0 has ended"), "bad": ("process 1 has ended", "1 of 10")}
+
+
+def start_two(arguments):
+    """Two processes of two devices each."""
+    address = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_NUM_CPU_DEVICES": "2",
+    }
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return [
+        subprocess.Popen(arguments, cwd=ROOT, env=environment(**address, JAX_PROCESS_ID=str(i)), **pipes)
+        for i in range(2)
+    ]
 
 
 def same(a, b):

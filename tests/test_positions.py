@@ -11,17 +11,19 @@ from PIL import Image
 from bigcl import registry
 from bigcl.checkpoint import CheckpointError, Checkpoints
 from bigcl.experiment import outline, position_fronts
-from bigcl.interop.model import Model, Preprocessing, blank, save
+from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, save
 from bigcl.interop.resize import resize_positions
 from bigcl.mesh import make_mesh, replicated
 from bigcl.positions import resized, square
 
 IMAGE = {"kind": "vit", "image_size": 16, "patch": 4, "width": 24, "depth": 1, "heads": 2, "registers": 2}
+RESNET = {"kind": "resnet", "depths": [1, 1, 1, 1], "width": 4, "heads": 2}
 PATH = "towers/image/position"
 
 
 def model_of(image_size, **options):
-    towers = {"image": {**IMAGE, **options, "image_size": image_size}}
+    base = RESNET if options.get("kind") == "resnet" else IMAGE
+    towers = {"image": {**base, **options, "image_size": image_size}}
     task, shapes = blank({"kind": "two_tower", "towers": towers, "losses": []})
     rng = np.random.default_rng(0)
     arrays = {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
@@ -78,6 +80,27 @@ def test_a_start_from_another_resolution_is_convert(pool, front, size, on_mesh, 
         np.testing.assert_array_equal(found[path], array, err_msg=path)
         assert found[path].sharding == fresh[path].sharding
     checkpoints.close()
+
+
+def test_resnets_have_positions_too(tmp_path):
+    """Those of the last feature map, behind that of its mean."""
+    model, other = model_of(128, kind="resnet"), model_of(64, kind="resnet")
+    save(model, tmp_path / "run")
+    fronts = position_fronts(outline(functools.partial(registry.build, "task", other.task, batch_size=2))[0])
+    assert fronts == {PATH: 1}
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
+    found = checkpoints.restore_params({k: jnp.zeros(v.shape) for k, v in other.arrays.items()}, fronts=fronts)
+    checkpoints.close()
+    mean = model.arrays[PATH][0]
+    assert "RESIZED from 4 x 4 to 2 x 2 (128 to 64 px)" in resize_positions(model, 64)
+    assert model.arrays[PATH].shape == other.arrays[PATH].shape == (5, 128)
+    np.testing.assert_array_equal(model.arrays[PATH][0], mean)
+    np.testing.assert_array_equal(found[PATH], model.arrays[PATH])
+    assert model.preprocessing.size == 64
+    pictures = {"image": np.zeros((1, 64, 64, 3), np.uint8)}
+    assert np.isfinite(model.encode(pictures)["image"]).all()
+    with pytest.raises(Inexpressible, match="--image_size 80: no multiple of the stride, 32"):
+        resize_positions(model, 80)
 
 
 def test_the_same_resolution_is_taken_as_it_is(tmp_path, capsys):

@@ -5,6 +5,7 @@ import pytest
 
 from bigcl.config import plain
 from bigcl.evaluate import restore
+from bigcl.preparation import applicable
 from bigcl.pretrained import Pretrained, preparation
 from bigcl.registry import ConfigError
 from bigcl.train import run
@@ -64,7 +65,46 @@ def test_preparation():
     assert [p["kind"] for p in preparation(config(crop, both))] == ["decode_image", "resize", "center_crop", "tokenize"]
     assert preparation(config([], {"text": TEXT})) == [default]
     resize = [{"kind": "resize", "size": 12}, {"kind": "center_crop", "size": 8}]
-    assert preparation(config(crop, both, resize)) == resize
+    assert preparation(config(crop, both, resize)) == [*resize, default]
     assert preparation(config([shift], {"image": {"kind": "mlp"}})) == [shift]
     naflex = [{"kind": "naflex", "patch": 4, "tokens": 9, "method": "bilinear"}]
     assert preparation(config([shift, *naflex], {"image": {**IMAGE, "naflex": True}})) == naflex
+
+
+def test_each_input_is_prepared_by_whoever_says_how():
+    """An evaluation that makes ids, else the training without what is random, else the tower's length."""
+    both, shaped = {"image": IMAGE, "text": TEXT}, [{"kind": "resize", "size": [8, 8]}]
+    clean, tokenize = {"kind": "clean_text", "mode": "lower"}, {"kind": "tokenize", "length": 4}
+    caption = {"kind": "format_text", "template": "a photo of {text}"}
+    drop, sometimes = {"kind": "word_dropout", "rate": 0.1}, {**caption, "probability": 0.1}
+    trained = [{"kind": "random_resized_crop", "size": 8}, caption, sometimes, clean, drop, tokenize]
+    assert preparation(config(trained, both, shaped)) == [*shaped, caption, clean, tokenize]
+    longer = [{"kind": "resize", "size": [8, 8]}, clean, {"kind": "tokenize", "length": 6}]
+    found = config(trained, both, shaped)
+    found["evals"] = {
+        "pictures": {"transforms": shaped},
+        "both": {"kind": "robustness", "evaluator": {"kind": "retrieval", "transforms": longer}},
+    }
+    assert preparation(found) == [*shaped, *longer[1:]]
+    assert preparation(config([clean, tokenize], {"text": TEXT}, [])) == [clean, tokenize]
+    sound, noise = [{"kind": "log_mel"}, tokenize], {"kind": "noise", "deviation": 0.1, "keys": ["audio"]}
+    towers = {"audio": {"kind": "token_mlp"}, "text": TEXT}
+    assert preparation(config(sound, towers, [{"kind": "log_mel"}])) == sound
+    assert preparation(config([noise, *sound], towers, [tokenize])) == sound[::-1]
+    twice = {"first": TEXT, "second": "first"}
+    ids = [{"kind": "tokenize", "length": 4, "key": "first"}, {"kind": "tokenize", "length": 6, "key": "second"}]
+    assert preparation(config(ids[:1], twice)) == ids
+
+
+def test_a_transform_whose_fields_are_missing_is_left_out(workdir):
+    """As for a lone text, where those of the data have more."""
+    model = Pretrained.open(workdir)
+    caption = {"kind": "format_text", "template": "{text}, {group}"}
+    keep = {"kind": "keep", "keys": {"text": "text", "image": "picture"}}
+    assert applicable([caption, keep], ["text"]) == [{"kind": "keep", "keys": {"text": "text"}}]
+    assert applicable([caption], ["text", "group"]) == [caption]
+    model.transforms = [{"kind": "choose_text"}, caption]
+    example = {"text": "one two"}
+    for step in model.prepare(["text"]):
+        example = step(example, np.random.default_rng(0))
+    assert example == {"text": "one two"}

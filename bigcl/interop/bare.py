@@ -7,13 +7,11 @@ import re
 from typing import Any
 
 from bigcl.interop import files, timm
+from bigcl.interop.model import Inexpressible
 from bigcl.interop.presets import BARE, PRESETS
 
 BESIDE = ("input_resolution", "context_length", "vocab_size")
 """Numbers that OpenAI's files hold beside the tensors."""
-
-HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
-"""Of image towers (ViT-H, g, bigG) by their width; 64 in the others."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -64,15 +62,17 @@ def model_config(shapes: Shapes, *, quick_gelu: bool) -> dict[str, Any]:
 
 
 def vision_config(shapes: Shapes) -> dict[str, Any]:
-    """`vision_cfg` of a ViT."""
+    """`vision_cfg` of a ViT. Raises Inexpressible."""
     width, _, patch, _ = shapes["visual.conv1.weight"]
     pooler = "visual.attn_pool.query" in shapes
+    if width not in timm.HEADS:
+        raise Inexpressible(f"an image tower {width} wide is no published one: how many heads it has is not known")
     return {
         "image_size": patch * math.isqrt(shapes["visual.positional_embedding"][0] - 1),
         "layers": layers(shapes, "visual.transformer.resblocks."),
         "width": width,
         "patch_size": patch,
-        "head_width": HEAD_WIDTHS.get(width, 64),
+        "head_width": width // timm.HEADS[width],
         "mlp_ratio": timm.ratio(
             {"width": width, "mlp_width": shapes["visual.transformer.resblocks.0.mlp.c_fc.weight"][0]}
         ),

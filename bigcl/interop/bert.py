@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from bigcl.interop import files
+from bigcl.interop import files, sentences
 from bigcl.interop.huggingface import tower_of
 from bigcl.interop.model import Inexpressible, Model, blank, initial
-from bigcl.interop.processors import read_tokenizer
+from bigcl.interop.processors import lowered, read_tokenizer
 from bigcl.interop.table import K, Q, Row, Table, V, from_heads, into_heads, linear, norm, read, under
 
 BLOCK: Table = (
@@ -57,19 +57,6 @@ def bigcl_form(tensors: dict[str, np.ndarray], kind: str, pad: int) -> dict[str,
     return encoder
 
 
-def pooling(folder: pathlib.Path) -> str:
-    """How sentence-transformers pools, if the folder says so; else "mean"."""
-    path = folder / "1_Pooling" / "config.json"
-    if not path.exists():
-        print("no 1_Pooling/config.json: pool='mean', over the tokens that are no padding")
-        return "mean"
-    chosen = [k for k, v in files.read_json(path).items() if k.startswith("pooling_mode_") and v is True]
-    pools = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "first"}
-    if len(chosen) != 1 or chosen[0] not in pools:
-        raise Inexpressible(f"{path}: {chosen}; bigcl has {', '.join(pools)}")
-    return pools[chosen[0]]
-
-
 def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
     """A text tower alone, from a file of weights and the config beside it."""
     kind = config["model_type"]
@@ -78,19 +65,36 @@ def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
         raise Inexpressible("config.json: position_embedding_type other than 'absolute', or is_decoder")
     pad = config.get("pad_token_id")
     pad = PAD[kind] if pad is None else pad
+    how = sentences.read(weights.parent)
     with files.expecting(weights):
         tensors = bigcl_form(files.read_tensors(weights), kind, pad)
+        position = tensors["embeddings.position_embeddings.weight"]
+        if how.length is not None and how.length < len(position):
+            print(f"texts are cut to {how.length} tokens, as they are there; the positions after them are left out")
+            tensors["embeddings.position_embeddings.weight"] = position[: how.length]
+    names, projection = ENCODER, {}
+    if how.dense is not None:
+        linear_tensors = files.read_tensors(files.find_weights(how.dense))
+        with files.expecting(how.dense):
+            bias = "linear.bias" in linear_tensors
+            projection = {"embed_dim": len(linear_tensors["linear.weight"]), "projection_bias": bias}
+        tensors |= {f"{how.dense.name}.{k}": v for k, v in linear_tensors.items()}
+        names += linear(f"{how.dense.name}.linear", "projection")
     text = {
         "kind": "text",
         "vocab": len(tensors.get("embeddings.word_embeddings.weight", [None])),
-        "length": tensors["embeddings.position_embeddings.weight"].shape[0],
+        "length": len(tensors["embeddings.position_embeddings.weight"]),
         "causal": False,
         "post_norm": True,
-        "pool": pooling(weights.parent),
+        "pool": how.pool,
         "pad_id": pad,
+        **projection,
         **tower_of(config, "config"),
     }
     task, shapes = blank({"kind": "two_tower", "towers": {"text": text}, "losses": []})
     tower = {k: s for k, s in shapes.items() if k.startswith("towers/")}
-    arrays = read(under("", "towers/text/", ENCODER), tensors, tower, where=str(weights))
-    return Model(task, arrays | {"log_scale": initial(task, "log_scale")}, read_tokenizer(weights.parent))
+    arrays = read(under("", "towers/text/", names), tensors, tower, where=str(weights))
+    tokenizer = read_tokenizer(weights.parent)
+    if tokenizer is not None and how.lower:
+        lowered(tokenizer)
+    return Model(task, arrays | {"log_scale": initial(task, "log_scale")}, tokenizer)

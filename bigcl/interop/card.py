@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+from collections.abc import Mapping, Set
 
 from bigcl import __version__
 from bigcl.data.tokenizers import FILE
@@ -58,20 +59,28 @@ WORDS = {
 }
 
 LIBRARY = {"open_clip": "open_clip", "transformers": "transformers", "timm": "timm", "onnx": "onnx"}
+PIPELINES = {
+    frozenset({"image", "text"}): "zero-shot-image-classification",
+    frozenset({"image"}): "image-feature-extraction",
+    frozenset({"text"}): "sentence-similarity",
+}
+"""What the Hub calls the use of a folder with these towers."""
 
 
 def write_card(target: str, model: Model, folder: pathlib.Path, figures: dict[str, float] | None) -> None:
     """Writes `README.md`: what the model is, how to load it, the proof, the results, and the limits."""
+    held = {name for name in model.task["towers"] if target != "timm" or name == "image"}
     head = [f"library_name: {LIBRARY[target]}"] if target in LIBRARY else []
-    pipeline = ["pipeline_tag: zero-shot-image-classification"] if "text" in model.task["towers"] else []
+    pipeline = [f"pipeline_tag: {PIPELINES[frozenset(held)]}"] if frozenset(held) in PIPELINES else []
     lines = ["---", *head, *pipeline, "tags: [bigcl, contrastive]", "---", "", f"# {folder.absolute().name}", ""]
-    numbers = sum(a.size for a in model.arrays.values())
-    lines += [f"{numbers:,} parameters, exported by bigcl {__version__} for {target}.", ""]
+    numbers = sum(a.size for k, a in model.arrays.items() if target != "timm" or k.startswith("towers/image/"))
+    alone = f"The {min(held)} tower alone: " if len(held) == 1 else ""
+    lines += [f"{alone}{numbers:,} parameters, exported by bigcl {__version__} for {target}.", ""]
     code = usage(target, model, folder.name)
     given = [f"`{name}` are {what}" for name, what in INPUTS.items() if re.search(rf"\b{name}\b", code)]
     lines += [*([", ".join(given) + ":", ""] if given else []), "```python", code, "```", ""]
-    lines += ["## Is it the same model?", "", *proof_lines(target, figures), ""]
-    lines += [*training_lines(model), "## Limits", "", *limits(target, model), ""]
+    lines += ["## Is it the same model?", "", *proof_lines(target, model, held, figures), ""]
+    lines += [*training_lines(model), "## Limits", "", *limits(target, model, held), ""]
     lines += ["## Config", "", "```json", json.dumps(model.task, ensure_ascii=False, indent=1), "```", ""]
     (folder / "README.md").write_text("\n".join(lines))
 
@@ -83,16 +92,21 @@ def usage(target: str, model: Model, folder: str) -> str:
     return USE[target].format(folder=folder, ids=ids, tower=tower, input=x)
 
 
-def proof_lines(target: str, figures: dict[str, float] | None) -> list[str]:
-    """The figures of the proof, or that there was none."""
+def proof_lines(target: str, model: Model, held: Set[str], figures: dict[str, float] | None) -> list[str]:
+    """The figures of the proof, or that there was none. held: the towers in the folder."""
     if figures is None:
         return ["Not checked (`--no-verify`)."]
     if target == "safetensors":
         return [f"{len(figures)} tensors read back in another process, {sum(map(bool, figures.values()))} differ."]
     said = "passed" if passed(figures) else "FAILED"
+    inputs, own = (["raw pictures"], ["preprocessing"]) if "image" in held else ([], [])
+    if "text" in held and model.tokenizer is not None:
+        inputs, own = [*inputs, "texts"], [*own, "tokenizer"]
+    elif "text" in held:
+        inputs = [*inputs, "token ids (there is no tokenizer in the folder)"]
     head = [
-        f"The same raw pictures and texts through {target}'s own preprocessing, tokenizer and model, in a process of "
-        f"its own, and through bigcl, in float32: {said}.",
+        f"The same {' and '.join(inputs)} through {target}'s own {', '.join([*own, 'model'])}, in a process of its "
+        f"own, and through bigcl, in float32: {said}.",
         "",
         "| output | largest difference | tolerance |",
         "|---|--:|--:|",
@@ -106,7 +120,7 @@ def training_lines(model: Model) -> list[str]:
     if "train" not in config:
         return ["## Training", "", "Weights of another library, brought in by `python -m bigcl.convert`.", ""]
     train, step = config["train"], model.card["step"]
-    lines = ["## Training", ""]
+    lines = ["## Training", "", *(f"- started from {origin}" for origin in origins(model))]
     lines += [f"- data: `{json.dumps(config['data']['source'], ensure_ascii=False)}`"]
     lines += [f"- step {step:,} of {train['steps']:,}, batch {train['batch']:,}"]
     lines += [f"- optimizer: `{json.dumps(config['optim']['optimizer'])}`, lr {config['optim']['lr']}"]
@@ -115,20 +129,44 @@ def training_lines(model: Model) -> list[str]:
     results = [r for r in read_rows(model.card["rows"]) if r["step"] == step]
     numbers = {k: v for row in results for k, v in row.items() if k.startswith("eval/")}
     if numbers:
-        command = f"python -m bigcl.evaluate --workdir {model.card['workdir'].name} --step {step}"
+        command = f"python -m bigcl.evaluate --workdir {shown(model.card['workdir'])} --step {step}"
         lines += ["", f"Results (`{command}`):", "", "| metric | value |", "|---|--:|"]
         lines += [f"| {k.removeprefix('eval/')} | {v:.4f} |" for k, v in numbers.items() if v is not None]
     return [*lines, ""]
 
 
-def limits(target: str, model: Model) -> list[str]:
-    """What to mind when using it."""
+def origins(model: Model) -> list[str]:
+    """What the run started from: `checkpoint.init_from`, for people."""
+    options = model.card.get("config", {}).get("checkpoint", {})
+    given, only = options.get("init_from"), options.get("init_only") or [".*"]
+    if isinstance(given, Mapping):
+        return [f"`{shown(folder)}` (`{part}`)" for part, folder in given.items()]
+    parts = "" if list(only) == [".*"] else f" ({', '.join(f'`{pattern}`' for pattern in only)})"
+    return [] if given is None else [f"`{shown(given)}`{parts}"]
+
+
+def shown(folder: pathlib.Path | str) -> str:
+    """A folder as it was given, with `#` and a part; of an absolute one the end, which says nothing of a machine."""
+    path, mark, part = str(folder).partition("#")
+    whole = pathlib.PurePath(path)
+    kept = whole.parts[-2 if whole.name == "checkpoints" else -1 :] if whole.is_absolute() else whole.parts
+    return f"{pathlib.PurePath(*kept)}{mark}{part}"
+
+
+def limits(target: str, model: Model, held: Set[str]) -> list[str]:
+    """What to mind when using it. held: the towers in the folder."""
     lines = ["- It was trained on the data above and on nothing else; other inputs may mean little to it."]
+    if origins(model):
+        lines = [
+            "- It was trained on the data above, from weights that were trained elsewhere, and knows what both saw."
+        ]
+    elif "train" not in model.card.get("config", {}):
+        lines = ["- What it was trained on, those say who published the weights."]
     if model.preprocessing is not None:
         lines += [
             "- bigcl lays transparent pictures over white; other libraries drop the transparency. Lay them first."
         ]
-    if "text" in model.task["towers"]:
+    if "text" in held:
         length = model.tower("text")["length"]
         lines += [f"- Texts are cut to {length} tokens and must be padded to {length}."]
     if target == "transformers":

@@ -70,12 +70,14 @@ def load(weights: pathlib.Path, config: dict[str, Any]) -> Model:
     }
     args, given = vision.get("model_args") or {}, vision.get("pretrained_cfg") or {}
     preset = PRESETS["open_clip"]
-    record, options = read_processor(weights.parent, preset), timm.architecture_options(str(vision.get("architecture")))
+    record, architecture = read_processor(weights.parent, preset), str(vision.get("architecture"))
+    options = timm.architecture_options(architecture)
     options["activation"] = args.get("act_layer", options["activation"])
     options |= colours(record, preset)
     with files.expecting(weights):
         image = timm.tower_of(
             {k: v.shape for k, v in trunk.items()},
+            architecture=architecture,
             pool=args.get("global_pool", "token"),
             heads=args.get("num_heads"),
             size=given.get("input_size", (3, None))[1],

@@ -1,8 +1,9 @@
-"""Files of weights, read without ever unpickling, and written as safetensors."""
+"""Files of weights, read without calling anything that they name, and written as safetensors."""
 
 import contextlib
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from bigcl.interop import torchscript
 from bigcl.registry import ConfigError
 
 Tensors = dict[str, np.ndarray]
@@ -106,7 +108,14 @@ def read_npz(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def read_torch(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-    """The tensors of a PyTorch file. Its pickle is read by PyTorch's restricted reader, which makes tensors only."""
+    """The tensors of a PyTorch file, by PyTorch's restricted reader, which makes tensors only; those of a TorchScript
+    archive, which it refuses, by ours."""
+    if torchscript.is_archive(path):
+        try:
+            yield from ((k, v) for k, v in torchscript.read(path) if not k.endswith("attn_mask"))  # made, not trained
+        except Exception as error:  # damaged bytes raise whatever they like
+            raise BadFile(f"{path}: no readable TorchScript archive (its code is not run): {error}") from error
+        return
     try:
         import torch
     except ImportError as error:
@@ -116,9 +125,9 @@ def read_torch(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # it raises whatever the bytes make it raise
-        raise BadFile(
-            f"{path}: no PyTorch file of tensors alone (nothing else in it is loaded): {str(error).splitlines()[0]}"
-        ) from error
+        held = re.search(r"GLOBAL (\S+)", str(error))  # the rest of the message says how to load it all the same
+        why = "it is damaged or of another kind" if held is None else f"it holds {held[1]}"
+        raise BadFile(f"{path}: no PyTorch file of tensors alone, and nothing else is loaded: {why}") from error
     loaded = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else loaded
     if not isinstance(loaded, dict) or not all(isinstance(v, torch.Tensor) for v in loaded.values()):
         raise BadFile(f"{path}: expected a dictionary of tensors, or one under 'state_dict'")
@@ -153,13 +162,26 @@ def write_safetensors(tensors: Tensors, path: pathlib.Path) -> None:
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
     """A JSON object. Raises BadFile."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise BadFile(f"{path}: no readable JSON file: {error}") from error
+    value = parsed_json(path)
     if not isinstance(value, dict):
         raise BadFile(f"{path}: expected a JSON object")
     return value
+
+
+def read_json_list(path: pathlib.Path) -> list[Any]:
+    """A JSON list. Raises BadFile."""
+    value = parsed_json(path)
+    if not isinstance(value, list):
+        raise BadFile(f"{path}: expected a JSON list")
+    return value
+
+
+def parsed_json(path: pathlib.Path) -> Any:
+    """Whatever a JSON file holds. Raises BadFile."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise BadFile(f"{path}: no readable JSON file: {error}") from error
 
 
 def write_json(value: Any, path: pathlib.Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import string
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -19,7 +20,10 @@ from bigcl.data.tokenizers import FILE, TokenizersJSON, saved_tokenizer
 from bigcl.data.transforms.naflex import grid_shape
 from bigcl.experiment import outline
 from bigcl.interop import files, schema
+from bigcl.preparation import for_pictures, for_texts, option
 from bigcl.registry import ConfigError, Part
+from bigcl.state import Arrays, Skeleton
+from bigcl.tasks.task import Batch
 
 Method = Literal["bilinear", "bicubic", "lanczos"]
 
@@ -54,6 +58,8 @@ class Preprocessing:
         resize = next((t for t in transforms if t["kind"] == "resize"), {})
         crop = any(t["kind"] in ("center_crop", "random_resized_crop") for t in transforms)
         resized, method = resize.get("size", size), resize.get("method", "bicubic")
+        if not isinstance(resized, int) and list(resized) == [size, size]:  # of which a crop leaves everything
+            crop, resized = False, size
         if crop and resized != size:
             raise ConfigError(
                 f"transforms: resize to {resized} before a crop of {size}: the exported preprocessing "
@@ -130,10 +136,15 @@ class Model:
         return part
 
     def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Normalised embeddings of images (uint8) and token ids, by bigcl itself."""
-        _, skeleton, _ = build(self.task)
-        encode = jax.jit(lambda params, batch: skeleton.merge(params, {}).encode(batch))
+        """Embeddings of images (uint8) and token ids, by bigcl itself, in float32 on any device."""
+        encode = jax.jit(functools.partial(encoded, build(self.task)[1]))
         return {k: np.asarray(v) for k, v in encode(self.arrays, dict(batch)).items()}
+
+
+def encoded(skeleton: Skeleton, arrays: Arrays, batch: Batch) -> Arrays:
+    """Embeddings, by products that are float32 on accelerators too, whose default is bfloat16 (TPU) or TF32 (GPU)."""
+    with jax.default_matmul_precision("highest"):
+        return skeleton.merge(arrays, {}).encode(batch)
 
 
 class Inexpressible(ConfigError):
@@ -152,6 +163,8 @@ def complete(task: Part, vocab: int | None = None) -> dict[str, Any]:
     if task["kind"] != "two_tower":
         raise Inexpressible(f"task.kind: {task['kind']!r}; only two_tower leaves and arrives")
     resolved = registry.resolve_nested(dict(task), Annotated[Part, "task"], "task")
+    if resolved["losses"] is None:
+        resolved["losses"] = [{"kind": "infonce", "of": list(resolved["towers"])[:2]}]
     text = resolved["towers"].get("text")
     if isinstance(text, dict) and vocab and not text.get("vocab"):
         text["vocab"] = vocab
@@ -189,22 +202,45 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
     if not path.exists():
         raise FileNotFoundError(f"{path} is not there; --workdir is the folder that was given to bigcl.train")
     config = read_config(path)
-    tokenizer = own_tokenizer(workdir, config.get("tokenizer"))
-    task = complete(config["task"], None if tokenizer is None else tokenizer.vocab_size)
-    evaluations = [e.get("transforms", []) for e in config.get("evals", {}).values()]
-    transforms = evaluations[0] if evaluations else config.get("data", {}).get("transforms", [])
-    image = task["towers"].get("image")
-    preprocessing = Preprocessing.of(transforms, image) if isinstance(image, dict) and "mean" in image else None
     arrays, _, step = load_arrays(workdir / "checkpoints", step)
-    _, _, shapes = build(task)
-    wanted = {k: v.shape for k, v in shapes.items()}
+    embed = arrays.get("towers/text/embed")
+    task, wanted = blank(config["task"], None if embed is None else len(embed))
     differences = [
         k for k in {**wanted, **arrays} if k not in wanted or k not in arrays or arrays[k].shape != wanted[k]
     ]
     if differences:
         raise ConfigError(f"{workdir}: checkpoint and config.json do not fit: {', '.join(differences)}")
+    task, left = without_training(task)
+    if left:
+        print(f"{workdir}: for training alone, and left out: {', '.join(left)}")
+    arrays = {k: arrays[k] for k in build(task)[2]}
+    image, transforms = task["towers"].get("image"), for_pictures(config)
+    preprocessing = Preprocessing.of(transforms, image) if isinstance(image, dict) and "mean" in image else None
+    tokenizer = own_tokenizer(workdir, config.get("tokenizer"))
+    if tokenizer is not None and (behind := carry(tokenizer, for_texts(config))):
+        print(f"{workdir}: no tokenizer holds these transforms, so they stay behind: {', '.join(map(str, behind))}")
     card = {"config": config, "step": step, "workdir": workdir, "rows": workdir / "metrics.jsonl"}
     return Model(task, arrays, tokenizer, preprocessing, card)
+
+
+def without_training(task: Part) -> tuple[dict[str, Any], list[str]]:
+    """A complete task without heads and teacher, which no embedding needs, and without the losses and scales that are
+    theirs alone; and what was left out."""
+    outputs = {*task["heads"], *(["teacher"] if task["teacher"] is not None else [])}
+
+    def trains_alone(loss: Part) -> bool:
+        names = (*loss["of"], *(loss.get("with") or {}).values())
+        return any("/" in name and name.partition("/")[0] in outputs for name in names)
+
+    losses = [loss for loss in task["losses"] if not trains_alone(loss)]
+    own = {loss.get("scale") for loss in task["losses"] if loss not in losses}
+    alone = own - {loss.get("scale") for loss in losses}
+    left = [f"task.heads.{name}" for name in task["heads"]]
+    left += ["task.teacher"] if task["teacher"] is not None else []
+    left += [f"task.losses[{i}] ({loss['kind']})" for i, loss in enumerate(task["losses"]) if loss not in losses]
+    left += [f"task.scales.{name}" for name in task["scales"] if name in alone]
+    scales = {name: start for name, start in task["scales"].items() if name not in alone}
+    return {**task, "heads": {}, "teacher": None, "losses": losses, "scales": scales}, left
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -234,9 +270,35 @@ def clean_within(tokenizer: TokenizersJSON, how: str) -> None:
     steps: list[Any] = [] if how == "whitespace" else [hf.normalizers.Lowercase()]
     if how == "canonicalize":
         steps += [hf.normalizers.Replace("_", " "), hf.normalizers.Replace(hf.Regex("[!-/:-@\\[-`{-~]"), "")]
-    steps += [hf.normalizers.Replace(hf.Regex(r"\s+"), " "), hf.normalizers.Strip()]
+    put_first(tokenizer, [*steps, hf.normalizers.Replace(hf.Regex(r"\s+"), " "), hf.normalizers.Strip()])
+
+
+def carry(tokenizer: TokenizersJSON, parts: Sequence[Part]) -> list[Part]:
+    """Gives the tokenizer's file what transforms do to a text before it. Returns those that it cannot hold: what is
+    random, made of other fields of the data, or comes after the text."""
+    left: list[Part] = []
+    for part in reversed(parts):  # each goes in front of those after it
+        if part["kind"] == "clean_text":
+            clean_within(tokenizer, option(part, "mode"))
+        elif part["kind"] == "format_text" and (before := words_before(part)):
+            put_first(tokenizer, [hf.normalizers.Prepend(before)])
+        elif part["kind"] != "tokenize":
+            left.insert(0, part)
+    return left
+
+
+def words_before(part: Part) -> str:
+    """What `format_text` writes before a text; nothing where it writes more than that."""
+    pieces = list(string.Formatter().parse(part["template"]))
+    fields = [field for _, *field in pieces if field[0] is not None]
+    alone = fields == [[option(part, "out"), "", None]] and pieces[-1][1] is not None
+    return "".join(text for text, *_ in pieces) if alone else ""
+
+
+def put_first(tokenizer: TokenizersJSON, steps: Sequence[Any]) -> None:
+    """Normalizers in front of those that a tokenizer has."""
     old = tokenizer.model.normalizer
-    tokenizer.model.normalizer = hf.normalizers.Sequence(steps if old is None else [*steps, old])
+    tokenizer.model.normalizer = hf.normalizers.Sequence([*steps] if old is None else [*steps, old])
 
 
 def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], int]:
@@ -280,13 +342,13 @@ def save(model: Model, folder: pathlib.Path) -> None:
     files.write_json(config, folder / "config.json")
 
 
-def blank(task: Part) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-    """A task with its defaults filled in, and the shapes of its parameters.
+def blank(task: Part, vocab: int | None = None) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
+    """A task with its defaults filled in, and the shapes of its parameters. vocab: as for `complete`.
 
     Raises ConfigError if there can be no such task.
     """
     try:
-        resolved = complete(task)
+        resolved = complete(task, vocab)
         return resolved, {k: v.shape for k, v in build(resolved)[2].items()}
     except (TypeError, KeyError, ValueError, ArithmeticError) as error:
         if isinstance(error, ConfigError):
@@ -301,9 +363,12 @@ def initial(task: Part, path: str) -> np.ndarray:
 
 
 def expect_one_scale(task: Part, target: str) -> None:
-    """Raises Inexpressible for logits that are not the task's own temperature times cosines."""
+    """Raises Inexpressible for embeddings that are not of unit length, and for logits of image and text that are not
+    the task's own temperature times cosines."""
     if not task["normalize"]:
         raise Inexpressible(f"task.normalize = False: {target} has embeddings of unit length only")
+    if target == "timm" or not {"image", "text"} <= set(task["towers"]):
+        return
     if task["scales"]:
         raise Inexpressible(f"task.scales = {task['scales']}: {target} has one temperature only")
     for i, loss in enumerate(task["losses"]):

@@ -12,7 +12,8 @@ from bigcl.interop.model import Inexpressible, Model
 
 
 def export(model: Model, out: pathlib.Path) -> None:
-    """Writes `<input>.onnx`, from uint8 pixels `[b, h, w, 3]` or int64 token ids `[b, n]` to normalised embeddings.
+    """Writes `<input>.onnx`, from uint8 pixels `[b, h, w, 3]` or int64 token ids `[b, n]` to normalised embeddings; of
+    image and text also `logits.onnx`, from `image_embedding` `[n, d]` and `text_embedding` `[m, d]` to `[n, m]`.
 
     Raises Inexpressible for what transformers has no form for, ImportError without PyTorch.
     """
@@ -24,12 +25,38 @@ def export(model: Model, out: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         towers = torch_towers(model, pathlib.Path(scratch))
     for name, (tower, example) in towers.items():
-        rows = {0: torch.export.Dim("b", min=1)}
-        torch.onnx.export(
-            tower, (example,), str(out / f"{name}.onnx"), input_names=[name], output_names=[f"{name}_embedding"],
-            dynamic_shapes=(rows,), dynamo=True, external_data=False, verbose=False,
-        )  # fmt: skip
+        write_graph(tower, out / f"{name}.onnx", f"{name}_embedding", {name: example})
+    if len(towers) > 1:
+        width = model.tower("text")["embed_dim"] or model.tower("text")["width"]
+        embeddings = {"image_embedding": torch.zeros((2, width)), "text_embedding": torch.zeros((3, width))}
+        write_graph(torch_logits(model), out / "logits.onnx", "logits", embeddings)
     write_description(model, out)
+
+
+def write_graph(module: Any, path: pathlib.Path, output: str, examples: dict[str, Any]) -> None:
+    """Writes a PyTorch module with inputs of these names and any number of rows of each."""
+    import torch
+
+    rows = tuple({0: torch.export.Dim(f"b{i}", min=1)} for i in range(len(examples)))
+    torch.onnx.export(
+        module, tuple(examples.values()), str(path), input_names=list(examples), output_names=[output],
+        dynamic_shapes=rows, dynamo=True, external_data=False, verbose=False,
+    )  # fmt: skip
+
+
+def torch_logits(model: Model) -> Any:
+    """A PyTorch module from embeddings to logits."""
+    import torch
+
+    scale, bias = float(np.exp(model.arrays["log_scale"])), float(model.arrays.get("bias", 0.0))
+
+    class Logits(torch.nn.Module):
+        """Cosines times the learned inverse temperature, and the bias of a sigmoid loss."""
+
+        def forward(self, image: Any, text: Any) -> Any:
+            return scale * image @ text.T + bias
+
+    return Logits().eval()
 
 
 def torch_towers(model: Model, folder: pathlib.Path) -> dict[str, tuple[Any, Any]]:

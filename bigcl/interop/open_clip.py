@@ -296,8 +296,7 @@ def image_part(vision: dict[str, Any], config: dict[str, Any], shapes: dict[str,
         if "_siglip_" not in name or "_gap_" in name or vision.get("timm_proj") != "none":
             raise Inexpressible(f"{CONFIG}: timm_model_name {name!r}: bigcl reads SigLIP's image towers")
         trunk = {k.removeprefix("visual.trunk."): s for k, s in shapes.items() if k.startswith("visual.trunk.")}
-        options = timm.architecture_options(name)
-        return timm.tower_of(trunk, pool="map", heads=None, size=vision.get("image_size"), **options)
+        return timm.tower_of(trunk, architecture=name, pool="map", heads=None, size=vision.get("image_size"))
     known = {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "patch_dropout", "no_ln_pre"}
     known |= {"pool_type", "act_kwargs", "norm_kwargs", "output_tokens"}
     known |= {"attentional_pool", "attn_pooler_queries", "attn_pooler_heads"}

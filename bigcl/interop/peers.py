@@ -118,27 +118,38 @@ def with_inputs(embeddings: Outputs, inputs: dict[str, np.ndarray]) -> Outputs:
 
 
 def jax(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str], ids: np.ndarray) -> Outputs:
-    """The StableHLO of each tower."""
+    """The StableHLO of each tower, and of the logits."""
     import jax as library
     from safetensors.numpy import load_file
 
     root = pathlib.Path(folder)
     arrays, inputs, found = load_file(root / "model.safetensors"), described(root, pictures, texts, ids), {}
+
+    def called(file: str, *x: np.ndarray) -> Any:
+        return library.export.deserialize(bytearray((root / file).read_bytes())).call(arrays, *x)
+
     for name, x in inputs.items():
-        tower = library.export.deserialize(bytearray((root / f"{name}.stablehlo").read_bytes()))
-        found[name] = np.asarray(tower.call(arrays, x))
+        found[name] = np.asarray(called(f"{name}.stablehlo", x))
+    if (root / "logits.stablehlo").exists():
+        found["logits"] = np.asarray(called("logits.stablehlo", found["image"], found["text"]))
     return with_inputs(found, inputs)
 
 
 def onnx(folder: str, pictures: Sequence[Image.Image], texts: Sequence[str], ids: np.ndarray) -> Outputs:
-    """Each tower in onnxruntime."""
+    """Each tower in onnxruntime, and the logits."""
     import onnxruntime
 
     root = pathlib.Path(folder)
     inputs, found = described(root, pictures, texts, ids), {}
+
+    def called(file: str, **x: np.ndarray) -> np.ndarray:
+        session = onnxruntime.InferenceSession(root / file, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, x)[0])
+
     for name, x in inputs.items():
-        tower = onnxruntime.InferenceSession(root / f"{name}.onnx", providers=["CPUExecutionProvider"])
-        found[name] = np.asarray(tower.run(None, {name: x.astype(np.int64) if name == "text" else x})[0])
+        found[name] = called(f"{name}.onnx", **{name: x.astype(np.int64) if name == "text" else x})
+    if (root / "logits.onnx").exists():
+        found["logits"] = called("logits.onnx", **{f"{name}_embedding": x for name, x in found.items()})
     return with_inputs(found, inputs)
 
 
@@ -152,10 +163,10 @@ def safetensors(folder: str, pictures: Sequence[Image.Image], texts: Sequence[st
 
 PEERS: dict[str, tuple[Callable[..., Outputs], tuple[str, ...]]] = {
     "open_clip": (open_clip, ("torch", "torchvision", "open_clip")),
-    "transformers": (transformers, ("torch", "torchvision", "transformers")),
+    "transformers": (transformers, ("torch", "torchvision", "transformers", "timm")),
     "timm": (timm, ("torch", "torchvision", "timm")),
     "jax": (jax, ("jax", "flatbuffers", "safetensors", "tokenizers")),
-    "onnx": (onnx, ("onnxruntime", "tokenizers")),
+    "onnx": (onnx, ("torch", "transformers", "timm", "onnxscript", "onnxruntime", "tokenizers")),
     "safetensors": (safetensors, ("safetensors",)),
 }
 """How each target is run, and what must be installed for it."""

@@ -1,6 +1,7 @@
 """Preprocessors and tokenizers in the words of transformers."""
 
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -72,12 +73,25 @@ PICTURES_SCHEMA = {
     "image_std": schema.STD,
     "resample": schema.ID,
     "do_center_crop": schema.nullable(schema.FLAG),
+    **dict.fromkeys(("do_resize", "do_rescale", "do_normalize"), schema.nullable(schema.FLAG)),
+    "rescale_factor": schema.nullable(schema.RATIO),
     "max_num_patches": schema.TOKENS,
 }
 
 
 def colours(record: dict[str, Any], preset: Preset) -> dict[str, list[float]]:
-    """Mean and standard deviation that a record says, or the published ones."""
+    """Mean and standard deviation that a record says, or the published ones. Raises Inexpressible for pixels of another
+    range, or pictures that are not resized."""
+    for key in ("do_resize", "do_rescale"):
+        if record.get(key) is False:
+            raise Inexpressible(
+                f"preprocessor_config.json: {key} = False; bigcl's towers see pixels in [0, 1], resized"
+            )
+    factor = record.get("rescale_factor")
+    if factor is not None and not math.isclose(factor, 1 / 255, rel_tol=1e-3):  # 0.00392156862745098, also rounded
+        raise Inexpressible(f"preprocessor_config.json: rescale_factor = {factor}; bigcl's is 1 / 255")
+    if record.get("do_normalize") is False:
+        return {"mean": [0.0] * 3, "std": [1.0] * 3}
     mean, std = preset.colours
     return {"mean": list(record.get("image_mean", mean)), "std": list(record.get("image_std", std))}
 
@@ -108,10 +122,15 @@ def read_tokenizer(folder: pathlib.Path) -> TokenizersJSON | None:
     pad = None if token is None else tokenizer.model.token_to_id(token)
     tokenizer = tokenizer if pad is None else TokenizersJSON(str(folder / FILE), pad_id=pad)
     if config.get("tokenizer_class") in LOWERING:
-        old = tokenizer.model.normalizer
-        steps = [hf.normalizers.Lowercase(), *([] if old is None else [old])]
-        tokenizer.model.normalizer = hf.normalizers.Sequence(steps)
+        lowered(tokenizer)
     return tokenizer
+
+
+def lowered(tokenizer: TokenizersJSON) -> None:
+    """Makes it lower-case texts first."""
+    old = tokenizer.model.normalizer
+    steps = [hf.normalizers.Lowercase(), *([] if old is None else [old])]
+    tokenizer.model.normalizer = hf.normalizers.Sequence(steps)
 
 
 LOWERING = ("Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")

@@ -1,5 +1,6 @@
 """The proof of an export: the same raw pictures and texts through the target's own library and through bigcl."""
 
+import contextlib
 import hashlib
 import importlib.util
 import io
@@ -10,14 +11,19 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from bigcl import registry
-from bigcl.data.sources import Source
-from bigcl.interop.model import Model, Preprocessing
+from bigcl.data.sources import Source, readable
+from bigcl.data.tokenizers import Tokenizer, saved_tokenizer
+from bigcl.interop.model import Inexpressible, Model, Preprocessing
 from bigcl.interop.peers import PEERS
+from bigcl.preparation import applicable, evaluations
+from bigcl.pretrained import preparation
+from bigcl.registry import Part
 
 TOLERANCES = {"image": 1e-4, "text": 1e-4, "logits": 1e-4, "pixels": 1.01, "ids": 0.0}
 """Largest differences that pass: of embeddings (of length 1) and logits in float32, of pixels in levels of 0 to 255.
@@ -56,7 +62,8 @@ def prove(target: str, model: Model, folder: pathlib.Path) -> dict[str, float]:
     Raises Unproven if the library cannot load or run the folder. Whether the differences are small is for the caller.
     """
     pictures, texts = raw_inputs(model)
-    ids = token_ids(model, texts)
+    batch = {} if target == "safetensors" else prepared(model, pictures, texts)
+    ids = batch.get("text", np.zeros((len(texts), 1), np.int32))
     with tempfile.TemporaryDirectory() as scratch:
         inputs, output = pathlib.Path(scratch), pathlib.Path(scratch) / "outputs.npz"
         (inputs / "pictures").mkdir()
@@ -73,7 +80,7 @@ def prove(target: str, model: Model, folder: pathlib.Path) -> dict[str, float]:
             theirs = {k: file[k] for k in file.files}
     if target == "safetensors":
         return differences(theirs, {k: digest(v) for k, v in model.arrays.items()})
-    return split_differences(theirs, outputs(model, pictures, ids), pictures, model)
+    return split_differences(theirs, outputs(model, batch), pictures, model)
 
 
 def digest(value: np.ndarray) -> np.ndarray:
@@ -125,13 +132,8 @@ def passed(figures: dict[str, float]) -> bool:
     return all(value <= TOLERANCES.get(name, 0.0) for name, value in figures.items() if name != "resized")
 
 
-def outputs(model: Model, pictures: Sequence[Image.Image], ids: np.ndarray) -> dict[str, np.ndarray]:
-    """bigcl's embeddings and logits."""
-    batch: dict[str, np.ndarray] = {}
-    if "image" in model.task["towers"] and model.preprocessing is not None:
-        batch |= model.preprocessing(pictures)
-    if "text" in model.task["towers"]:
-        batch["text"] = ids
+def outputs(model: Model, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """bigcl's embeddings and logits, and what of the batch others make too."""
     made_of = {"image": "pixels", "text": "ids", "image_mask": "mask"}
     result = model.encode(batch) | {name: batch[k] for k, name in made_of.items() if k in batch}
     if {"image", "text"} <= set(result):
@@ -140,15 +142,46 @@ def outputs(model: Model, pictures: Sequence[Image.Image], ids: np.ndarray) -> d
     return result
 
 
-def token_ids(model: Model, texts: Sequence[str]) -> np.ndarray:
-    """The texts as bigcl's tokenizer has them; random ids with the largest at the end where there is no tokenizer."""
-    if "text" not in model.task["towers"]:
-        return np.zeros((len(texts), 1), np.int32)
-    tower = model.tower("text")
-    if model.tokenizer is not None:
-        return model.tokenizer(list(texts), tower["length"])
-    rng = np.random.default_rng(0)
-    ids = rng.integers(3, tower["vocab"] - 1, (len(texts), tower["length"]), dtype=np.int32)
+def prepared(model: Model, pictures: Sequence[Image.Image], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """A batch by the transforms of the run itself and its tokenizer, so that it shows what of them has not left. Only,
+    Pillow resizes, and texts are cut and padded to the length of the tower, as the targets do."""
+    config, towers = model.card["config"], model.task["towers"]
+    length = model.tower("text")["length"] if "text" in towers else 0
+    own: dict[str, dict[str, Any]] = {"resize": {"exact": True}, "tokenize": {"length": length}}
+    parts = [{**part, **own.get(part["kind"], {})} for part in preparation(config)]
+    batch: dict[str, np.ndarray] = {}
+    if "image" in towers and model.preprocessing is not None:
+        batch |= through(parts, "image", [np.asarray(picture) for picture in pictures])
+    if "text" in towers and model.tokenizer is not None:
+        batch |= through(parts, "text", texts, saved_tokenizer(model.card["workdir"], config["tokenizer"]))
+    elif "text" in towers:
+        batch["text"] = random_ids(model.tower("text"), len(texts))
+    return batch
+
+
+def through(
+    parts: Sequence[Part], name: str, values: Sequence[Any], tokenizer: Tokenizer | None = None
+) -> dict[str, np.ndarray]:
+    """Raw values of one input through the transforms that are for it. Raises Inexpressible where a picture does not
+    get the size of the others."""
+    steps = [registry.build("transform", part, tokenizer=tokenizer) for part in applicable(parts, [name])]
+    made = []
+    for value in values:
+        example: Any = {name: value}
+        for step in steps:
+            example = step(example, np.random.default_rng(0))
+        made.append({k: v for k, v in example.items() if k == name or k.startswith(f"{name}_")})
+    if len({np.shape(example[name]) for example in made}) > 1:
+        raise Inexpressible(
+            f"transforms: {name}s of other shapes keep them; a resize to [height, width], or one and a center_crop, "
+            "lets them in"
+        )
+    return {k: np.stack([example[k] for example in made]) for k in (made[0] if made else ())}
+
+
+def random_ids(tower: Part, count: int) -> np.ndarray:
+    """Ids where there is no tokenizer, with the largest at the end."""
+    ids = np.random.default_rng(0).integers(3, tower["vocab"] - 1, (count, tower["length"]), dtype=np.int32)
     ids[:, -1] = tower["vocab"] - 1
     return ids
 
@@ -161,19 +194,20 @@ def raw_inputs(model: Model) -> tuple[list[Image.Image], list[str]]:
     texts = list(TEXTS)
     source = evaluated(model)
     for i in range(min(8, 0 if source is None else len(source))):
-        example = {} if source is None else source[i]
+        example = {} if source is None else readable(source.__getitem__, i)
         if isinstance(example.get("image"), bytes):
-            pictures.append(Image.open(io.BytesIO(example["image"])).convert("RGB"))
+            with contextlib.suppress(OSError):  # no picture
+                pictures.append(Image.open(io.BytesIO(example["image"])).convert("RGB"))
         if isinstance(example.get("text"), str):
             texts.append(example["text"])
     return pictures, texts
 
 
 def evaluated(model: Model) -> Source | None:
-    """The source of the run's first evaluator, if it is here."""
-    evaluators = list(model.card.get("config", {}).get("evals", {}).values())
+    """The source of the run's first evaluator that has one, if it is here."""
+    sources = [part["source"] for part in evaluations(model.card.get("config", {})) if part.get("source")]
     try:
-        return registry.build("source", evaluators[0]["source"]) if evaluators else None
+        return registry.build("source", sources[0]) if sources else None
     except (OSError, ImportError, ValueError):
         return None
 

@@ -1,5 +1,7 @@
 """timm's vision transformers, which are also the image towers of open_clip's SigLIP and, wrapped, in transformers."""
 
+import functools
+import importlib.util
 import math
 import pathlib
 import re
@@ -80,6 +82,14 @@ SCHEMA = {
 }
 ARCHITECTURES = {1e-6: "vit_base_patch16_224", 1e-5: "vit_base_patch16_clip_224"}
 """Any size is one of these with other arguments; they differ in the epsilon of their norms, which is no argument."""
+
+
+HEADS = {192: 3, 256: 4, 320: 5, 384: 6, 512: 8, 640: 10, 768: 12, 832: 13, 896: 14, 1024: 16, 1152: 16, 1280: 16}
+HEADS |= {1408: 16, 1536: 16, 1664: 16, 1792: 16}
+"""Of the published vision transformers by their width: 64 wide up to ViT-L, and then 16, be they timm's, open_clip's or
+SigLIP's."""
+UNUSUAL = {"vit_base_patch16_gap_224": 16, "vit_giant_patch16_radio_v3": 24}
+"""Architectures of timm that have others."""
 
 
 def arguments(tower: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -197,15 +207,52 @@ def architecture_options(architecture: str) -> dict[str, Any]:
     return {"activation": activation, "norm_eps": 1e-5 if "clip" in words else 1e-6}
 
 
+@functools.cache
+def registered(architecture: str) -> tuple[int, int] | None:
+    """Width and heads that the installed timm has under a name; None without timm, or if it has no such name."""
+    if importlib.util.find_spec("timm") is None:
+        return None
+    import timm as library
+    import torch
+
+    if not library.is_model(architecture):
+        return None
+    with torch.device("meta"):  # sizes alone
+        model: Any = library.create_model(architecture, depth=1, num_classes=0)
+    heads = getattr(getattr(model.blocks[0], "attn", None), "num_heads", None)
+    return None if heads is None else (model.embed_dim, heads)
+
+
+def heads_of(architecture: str, width: int) -> int:
+    """Heads of an architecture, which no tensor tells: as timm has them, or as published where timm is not installed.
+
+    Raises Inexpressible for a width that the name does not have.
+    """
+    known = registered(architecture)
+    if known is None and width in HEADS:
+        return UNUSUAL.get(architecture, HEADS[width])
+    if known is None or known[0] != width:
+        other = "is no published width" if known is None else f"is not that of {architecture}, {known[0]}"
+        raise Inexpressible(f"model_args.num_heads is missing, and {width} {other}: the heads are not known")
+    return known[1]
+
+
 def tower_of(
-    shapes: dict[str, tuple[int, ...]], *, pool: str, heads: int | None, size: int | None, **options: Any
+    shapes: dict[str, tuple[int, ...]],
+    *,
+    architecture: str,
+    pool: str,
+    heads: int | None,
+    size: int | None,
+    **options: Any,
 ) -> dict[str, Any]:
     """The part of a tower that a timm ViT is whose tensors have bigcl's form.
 
-    Sizes are read off the tensors.  pool: timm's word.  heads: None for 64 wide ones, or 72 as in SigLIP's So400m.
-    size: of the images, where it may be other than what the patches cover.
+    Sizes are read off the tensors, and what they do not tell off the name.  pool: timm's word.  heads: None for those
+    of the architecture.  size: of the images, where it may be other than what the patches cover.
     """
     width, _, patch, _ = shapes["patch_embed.proj.weight"]
+    options = architecture_options(architecture) | options
     grid = math.isqrt(shapes["pos_embed"][1] - ("cls_token" in shapes))
     covered = size is None or size // patch != grid
     image_size = grid * patch if covered else size
@@ -216,7 +263,7 @@ def tower_of(
         "patch": patch,
         "width": width,
         "depth": max(1, len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})),
-        "heads": heads or max(1, width // (72 if width == 1152 else 64)),
+        "heads": heads or heads_of(architecture, width),
         "mlp_width": shapes["blocks.0.mlp.fc1.weight"][0],
         "pool": {v: k for k, v in POOLS.items()}[pool],
         "registers": shapes["reg_token"][1] if "reg_token" in shapes else 0,
@@ -260,7 +307,7 @@ def load(path: pathlib.Path) -> Model:
     pool = args.get("global_pool", config.get("global_pool", "token"))
     if pool not in POOLS.values():
         raise Inexpressible(f"{path}: global_pool {pool!r}; bigcl has {', '.join(POOLS.values())}")
-    options = architecture_options(config["architecture"])
+    architecture, options = config["architecture"], architecture_options(config["architecture"])
     options["activation"] = args.get("act_layer", options["activation"])
     with files.expecting(weights):
         tensors = bigcl_form(files.read_tensors(weights))
@@ -270,14 +317,15 @@ def load(path: pathlib.Path) -> Model:
     if "head.weight" in tensors:
         with files.expecting(weights):
             options["embed_dim"] = len(tensors["head.weight"])
-    preset = PRESETS[next((v for k, v in PUBLISHED.items() if k in config["architecture"].split("_")), "siglip")]
+    preset = PRESETS[next((v for k, v in PUBLISHED.items() if k in architecture.split("_")), "siglip")]
     if not given:
         print(f"{path}: no pretrained_cfg: pictures as published: {preset.said()}")
     options |= {k: list(given.get(k, x)) for k, x in zip(("mean", "std"), preset.colours, strict=True)}
     shapes = {k: v.shape for k, v in tensors.items()}
     size = given.get("input_size", (3, None))[1]
     with files.expecting(weights):
-        tower = tower_of(shapes, pool=pool, heads=args.get("num_heads"), size=size, **options)
+        heads = args.get("num_heads")
+        tower = tower_of(shapes, architecture=architecture, pool=pool, heads=heads, size=size, **options)
     task, wanted = blank({"kind": "two_tower", "towers": {"image": tower}, "losses": []})
     image = {k: v for k, v in wanted.items() if k.startswith("towers/image/")}
     arrays = read(VIT, tensors, image, where=str(path)) | {"log_scale": initial(task, "log_scale")}

@@ -45,7 +45,13 @@ class Engine:
         if not where.exists():
             raise FileNotFoundError(f"the weights are no longer at {where}; say where by --checkpoint")
         step = made["model"].get("step") if checkpoint is None else None
-        return cls(index, Pretrained.open(where, step), registry.build("source", made["source"]))
+        model = Pretrained.open(where, step)
+        if checkpoint is None and model.identity["weights"] != made["model"].get("weights"):
+            raise ConfigError(
+                f"{where} does not hold the weights that {folder} was made with; embed the data again, or name others "
+                "by --checkpoint"
+            )
+        return cls(index, model, registry.build("source", made["source"]))
 
     def sample(self) -> Mapping[str, Any]:
         """A first query, which also compiles the tower of texts, or where there is none, that of the items."""
@@ -101,7 +107,7 @@ class Engine:
         example = self.example(item)
         text = example.get("text")
         said = as_text(text) if isinstance(text, str | bytes) else ""
-        return Hit(item, str(self.index.keys[item]), score, said, isinstance(example.get("image"), bytes | np.ndarray))
+        return Hit(item, self.index.keys[item], score, said, isinstance(example.get("image"), bytes | np.ndarray))
 
     def example(self, item: int) -> Mapping[str, Any]:
         """The example of an item, empty if it cannot be read."""

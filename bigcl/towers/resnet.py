@@ -119,6 +119,11 @@ class ResNet(nnx.Module):
         seen = None if mask is None else jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)[:, None, None]
         return layers.attend(q, kv[:, :, 0], kv[:, :, 1], seen).reshape(x.shape[0], -1)
 
+    @property
+    def position_front(self) -> int:
+        """How many of the learned positions stand before those of the square of places: that of their mean."""
+        return 1
+
     def reads(self) -> jax.ShapeDtypeStruct:
         """One image."""
         return jax.ShapeDtypeStruct((self.image_size, self.image_size, self.channels), jnp.uint8)

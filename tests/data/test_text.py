@@ -23,6 +23,13 @@ def test_choose_evenly():
         assert set(counts) == set(NAMES.values()) and all(abs(n - 1000) < 120 for n in counts.values())
 
 
+@pytest.mark.parametrize("weights", [None, {"en": 1.0}])
+def test_a_text_alone_is_the_choice(weights):
+    assert draws(ChooseText("text", weights=weights), {"text": "cat"}, 5) == {"cat": 5}
+    with pytest.raises(BadRecord, match="no text"):
+        ChooseText("text", weights=weights)({"text": " "}, np.random.default_rng(0))
+
+
 def test_choose_by_weight():
     counts = draws(ChooseText("names", "out", {"en": 0.7, "*": 0.3}), {"names": NAMES})
     assert abs(counts["cat"] - 2100) < 120 and abs(counts["chat"] - 450) < 90 and abs(counts["Katze"] - 450) < 90

@@ -1,5 +1,6 @@
 """Models of other libraries with random weights arrive and leave: same embeddings here, same tensors there again."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -288,22 +289,25 @@ def test_open_clip_resnet(layers, width, size, tmp_path):
         huggingface.clip(model)
 
 
-def siglip_of_open_clip(width=128):
-    """open_clip's SigLIP with a smaller image tower than timm has by name."""
+def siglip_of_open_clip(name="vit_base_patch32_siglip_256", width=768):
+    """open_clip's SigLIP with an image tower less deep than timm has by its name, and of fewer pixels."""
     text_cfg = {"context_length": 10, "vocab_size": 50, "width": 24, "heads": 2, "layers": 2, "proj_bias": True}
     text_cfg |= {"no_causal_mask": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
-    name = "vit_so400m_patch16_siglip_256"  # whose activation is the tanh form
     vision_cfg = {"image_size": 64, "timm_model_name": name, "timm_pool": "map", "timm_proj": "none"}
     peer = open_clip.model.CustomTextCLIP(width, reference.open_clip_vision(), text_cfg, init_logit_bias=-10)
-    trunk = timm.create_model(name, img_size=64, embed_dim=width, depth=2, num_heads=2, mlp_ratio=1.5, num_classes=0)
+    trunk = timm.create_model(name, img_size=64, depth=1, mlp_ratio=0.5, num_classes=0)
     peer.visual = torch.nn.Sequential()
     peer.visual.add_module("trunk", trunk)
     config = {"embed_dim": width, "custom_text": True, "init_logit_bias": -10}
     return randomize(peer), {**config, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
 
 
-def test_open_clip_siglip(tmp_path):
-    peer, config = siglip_of_open_clip()
+@pytest.mark.parametrize(
+    "name, width", [("vit_base_patch32_siglip_256", 768), ("vit_giantopt_patch16_siglip_256", 1536)]
+)
+def test_open_clip_siglip(name, width, tmp_path):
+    """Of both the activation is the tanh form; the second has heads of 96."""
+    peer, config = siglip_of_open_clip(name, width)
     open_clip_folder(tmp_path / "peer", config, peer)
     model = arrive("open_clip", tmp_path / "peer", tmp_path / "out")
     activations = [model.tower(name)["activation"] for name in ("image", "text")]
@@ -316,14 +320,17 @@ def test_open_clip_siglip(tmp_path):
     close(model, x, ids, theirs)
     with pytest.raises(Inexpressible, match="published sizes only"):
         names.export(model, tmp_path)
+    depth = {768: 12, 1536: 40}[width]
+    whole = {**model.tower("image"), "depth": depth, "mlp_width": 4 * width, "image_size": 256}
+    assert names.timm_name(whole) == name  # with the heads that it came with
 
 
 def test_big_vision(tmp_path):
     """The same npz file through open_clip's own loader."""
     peer, _ = siglip_of_open_clip()
-    image = {"kind": "vit", "image_size": 64, "patch": 16, "width": 128, "depth": 2, "heads": 2, "mlp_width": 192}
+    image = {"kind": "vit", "image_size": 64, "patch": 32, "width": 768, "depth": 1, "heads": 12, "mlp_width": 384}
     text = {"kind": "text", "vocab": 50, "length": 10, "width": 24, "depth": 2, "heads": 2, "mlp_width": 96}
-    text |= {"causal": False, "pool": "last", "embed_dim": 128, "projection_bias": True}
+    text |= {"causal": False, "pool": "last", "embed_dim": 768, "projection_bias": True}
     towers = {"image": {**image, "pool": "map"}, "text": text}
     _, shapes = blank({"kind": "two_tower", "towers": towers, "losses": [{"kind": "sigmoid", "of": list(towers)}]})
     rng = np.random.default_rng(0)
@@ -377,6 +384,43 @@ def test_timm(architecture, args, tmp_path):
         np.testing.assert_array_equal(once_more.arrays[path], array, err_msg=path)
     again = timm.create_model(f"local-dir:{tmp_path / 'back'}", pretrained=True).eval()
     np.testing.assert_allclose(unit(again(torch_images(x))), expected, atol=TOLERANCE)
+
+
+def real_heads(names):
+    """Width and heads of those vision transformers of the installed timm that bigcl reads by their name."""
+    for name in names:
+        with torch.device("meta"), contextlib.suppress(AssertionError, Inexpressible):
+            trunks.architecture_options(name)
+            model = timm.create_model(name, depth=1, num_classes=0)  # some want a number for each of their blocks
+            attention = getattr(model.blocks[0], "attn", None)
+            plain = type(model) is timm.models.VisionTransformer and attention is not None
+            if plain and type(model.blocks[0].mlp) is timm.layers.Mlp:  # the others have other tensors
+                yield name, model.embed_dim, attention.num_heads
+
+
+@pytest.mark.parametrize(
+    "pattern, least",
+    [("vit_g*_patch*", 12), ("vit_huge_patch14*", 7), pytest.param("vit_*", 120, marks=pytest.mark.slow)],
+)
+def test_heads_are_those_of_timm(pattern, least, monkeypatch):
+    """Of every name it has, and also without it."""
+    names = list(real_heads(timm.list_models(pattern)))
+    assert len(names) >= least
+    for name, width, heads in names:
+        assert trunks.heads_of(name, width) == heads, name
+    monkeypatch.setattr(trunks, "registered", lambda name: None)
+    for name, width, heads in names:
+        assert trunks.heads_of(name, width) == heads, name
+
+
+def test_heads_that_are_not_known(monkeypatch):
+    with pytest.raises(Inexpressible, match="num_heads is missing, and 96 is not that of vit_base_patch16_224, 768"):
+        trunks.heads_of("vit_base_patch16_224", 96)
+    assert trunks.heads_of("vit_base_patch16_gap_224", 768) == 16
+    monkeypatch.setattr(trunks, "registered", lambda name: None)
+    assert trunks.heads_of("vit_base_patch16_gap_224", 768) == 16
+    with pytest.raises(Inexpressible, match="num_heads is missing, and 96 is no published width"):
+        trunks.heads_of("vit_base_patch16_224", 96)
 
 
 def test_what_does_not_fit_is_listed(tmp_path):

@@ -97,14 +97,57 @@ def test_what_is_done_to_a_text_first_leaves_within_the_tokenizer(clean, tokeniz
     assert (expected != tokenizer(texts, 24)).any()
 
 
+def prepared_by(tokenizer, folder, *transforms):
+    """A saved model whose run prepares texts so, for an evaluation whose pictures it does not touch."""
+    save(make(EMOJI, tokenizer), folder)
+    config = json.loads((folder / "config.json").read_text())
+    evaluation = {"kind": "retrieval", "transforms": [*transforms, {"kind": "tokenize", "length": 12}]}
+    files.write_json(
+        {**config, "evals": {"a": {"kind": "robustness", "evaluator": evaluation}}}, folder / "config.json"
+    )
+    return load(folder)
+
+
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        [{"kind": "clean_text", "mode": "canonicalize"}],
+        [
+            {"kind": "format_text", "template": "a {{photo}} of {text}"},
+            {"kind": "clean_text", "mode": "lower"},
+        ],
+        [{"kind": "clean_text"}, {"kind": "format_text", "template": "the {text}"}],
+    ],
+)
+def test_transforms_of_texts_leave_within_the_tokenizer(transforms, tokenizer, tmp_path, capsys):
+    """As the run prepares texts, which the tokenizer alone would not."""
+    model = prepared_by(tokenizer, tmp_path, *transforms)
+    texts = [*TEXTS[:4], "The_Cat,\t sat!!  on\na [mat]~"]
+    ids = model.tokenizer(texts, 12)
+    np.testing.assert_array_equal(ids, proof.prepared(model, [], texts)["text"])
+    assert (ids != tokenizer(texts, 12)).any() and "stay behind" not in capsys.readouterr().out
+
+
+def test_transforms_of_texts_that_no_tokenizer_holds_are_named(tokenizer, tmp_path, capsys):
+    """What needs more than a text does nothing to a text alone; the rest shows in the proof."""
+    group, caption = ({"kind": "format_text", "template": f"{{text}}, {end}"} for end in ("{group}", "the log"))
+    model = prepared_by(tokenizer, tmp_path, group, caption)
+    assert f"stay behind: {group}, {caption}" in capsys.readouterr().out
+    ids = proof.prepared(model, [], TEXTS[:4])["text"]
+    assert (ids != model.tokenizer(TEXTS[:4], 12)).any()
+
+
 def test_a_tokenizer_that_is_no_file_of_tokenizers_stays_behind_and_that_is_said(tokenizer, tmp_path, capsys):
     save(dataclasses.replace(make(CLIP, tokenizer), tokenizer=None), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"tokenizer": {"kind": "sentencepiece", "path": "x"}}))
     assert load(tmp_path).tokenizer is None and "(sentencepiece) stays behind" in capsys.readouterr().out
+    del config["task"]["towers"]["text"]["vocab"]  # which its run left to the tokenizer
+    (tmp_path / "config.json").write_text(json.dumps(config | {"tokenizer": {"kind": "sentencepiece", "path": "x"}}))
+    assert load(tmp_path).task["towers"]["text"]["vocab"] == tokenizer.vocab_size
 
 
-@pytest.mark.parametrize("target", ["open_clip", "transformers"])
+@pytest.mark.parametrize("target", ["open_clip", "transformers", "onnx"])
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -137,6 +180,7 @@ def test_another_temperature_is_refused(change, message, target, tokenizer, tmp_
         (SIGLIP, "sigmoid", {"naflex": True}, "transformers", "siglip2"),
         (EMOJI, "infonce", {"qk_norm": True, "positions": "rotary", "gated": True}, "jax", None),
         (EMOJI, "infonce", {}, "onnx", None),
+        (SIGLIP, "sigmoid", {}, "onnx", None),
     ],
 )
 @pytest.mark.slow
@@ -147,7 +191,7 @@ def test_the_target_agrees(towers, loss, change, target, kind, tokenizer, tmp_pa
     model = make(towers, tokenizer, loss, "shortest", **change)
     figures = exported(model, target, tmp_path)
     assert proof.passed(figures) and {"image", "pixels"} <= set(figures)
-    if target in ("open_clip", "transformers"):
+    if target != "timm":
         assert figures["ids"] == 0 and figures["logits"] < 1e-4
     if kind is not None:
         assert files.read_json(tmp_path / "out" / "config.json")["model_type"] == kind
@@ -380,12 +424,18 @@ def test_a_siglip_leaves_for_open_clip(tokenizer, tmp_path):
     assert left.keys() == back.keys() and all(np.array_equal(back[k], v) for k, v in left.items())
 
 
-def test_a_missing_library_is_named(tokenizer, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "target, named",
+    [
+        ("timm", "torch, torchvision, timm"),
+        ("transformers", "torch, torchvision, transformers, timm"),
+        ("onnx", "torch, transformers, timm, onnxscript, onnxruntime, tokenizers"),
+    ],
+)
+def test_a_missing_library_is_named(target, named, tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ImportError, match=r"needs torch, torchvision, timm: pip install \"bigcl\[export\]\", or .*--no-v"
-    ):
-        exported(make(CLIP, tokenizer), "timm", tmp_path)
+    with pytest.raises(ImportError, match=rf"needs {named}: pip install \"bigcl\[export\]\", or .*--no-v"):
+        exported(make(CLIP, tokenizer), target, tmp_path)
     assert not (tmp_path / "out").exists()
 
 

@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 from bigcl.convert import convert
 from bigcl.interop.model import load
 from bigcl.pretrained import Pretrained
+from configs.emoji_lit import get_config
 
 TEXTS = [
     "grinning face",
@@ -23,7 +24,7 @@ TEXTS = [
     "Ça va très bien, merci !",
     "東京の夜景",
     "Supercalifragilisticexpialidocious 42 & <html>",
-    "a sentence that goes on and on about a great many things at once, " * 4,
+    "a sentence that goes on and on about a great many things at once, " * 30,
 ]
 TOLERANCE = 1e-5  # of embeddings of length 1
 
@@ -40,9 +41,15 @@ def test_the_same_embeddings(folder):
     root, out = folder
     expected = SentenceTransformer(str(root), device="cpu").encode(TEXTS, normalize_embeddings=True)
     model = load(out)
-    found = model.encode({"text": model.tokenizer(TEXTS, 128)})["text"]
+    assert model.tower("text")["length"] == 256  # where sentence-transformers cuts the last of the texts
+    found = model.encode({"text": model.tokenizer(TEXTS, 256)})["text"]
     np.testing.assert_allclose(found, expected, atol=TOLERANCE, rtol=0)
     assert np.abs(expected[0] - expected[1]).max() > 1e-2
+
+
+def test_the_recipe_has_the_same_tower(folder):
+    tower = load(folder[1]).tower("text")
+    assert {k: tower[k] for k in get_config().task.towers.text} == get_config().task.towers.text.to_dict()
 
 
 def test_opened_for_use(folder):

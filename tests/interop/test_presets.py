@@ -14,6 +14,7 @@ import open_clip.pretrained  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from PIL import Image  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 from bigcl.convert import convert, read_model  # noqa: E402
@@ -21,7 +22,7 @@ from bigcl.data.tokenizers import TokenizersJSON, train_bpe  # noqa: E402
 from bigcl.interop import bare, huggingface, processors, schema  # noqa: E402
 from bigcl.interop import open_clip as names  # noqa: E402
 from bigcl.interop.files import BadFile  # noqa: E402
-from bigcl.interop.model import load  # noqa: E402
+from bigcl.interop.model import Preprocessing, load  # noqa: E402
 from bigcl.interop.presets import BARE, PRESETS  # noqa: E402
 from bigcl.registry import ConfigError  # noqa: E402
 
@@ -101,6 +102,8 @@ def test_pictures_as_in_the_record_of_timm():
         ("ViT-B-32", "open_clip"),
         ("ViT-L-14-336", "openai"),
         ("ViT-bigG-14", "open_clip"),
+        ("ViT-e-14", "open_clip"),
+        ("ViT-B-16-plus", "open_clip"),
         ("RN50x4", "openai"),
         ("coca_ViT-B-32", "coca"),
     ],
@@ -120,18 +123,21 @@ def test_sizes_are_read_off_bare_weights(model, family):
 
 
 def tiny(quick_gelu):
-    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2}
+    vision = {"image_size": 32, "patch_size": 8, "width": 192, "layers": 2}
     text = {"context_length": 10, "vocab_size": 49_408, "width": 64, "heads": 1, "layers": 2}
     torch.manual_seed(0)
     return open_clip.model.CLIP(embed_dim=20, quick_gelu=quick_gelu, vision_cfg=vision, text_cfg=text).eval()
 
 
 @pytest.mark.parametrize(("family", "quick"), [("openai", True), ("open_clip", False)])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".jit.pt"])
 def test_bare_weights_arrive_with_what_is_published(family, quick, suffix, tmp_path):
     """Pictures and texts as open_clip makes them of its own, and so the same embeddings of raw ones."""
     peer, path = tiny(quick), tmp_path / f"weights{suffix}"
-    if suffix == ".pt":
+    if suffix == ".jit.pt":  # as OpenAI's files are: traced
+        inputs = torch.zeros(1, 3, 32, 32), torch.zeros(1, 10, dtype=torch.long)
+        torch.jit.trace(peer, inputs, check_trace=False).save(str(path))
+    elif suffix == ".pt":
         torch.save({"state_dict": peer.state_dict()}, path)
     else:
         save_file({k: v.contiguous() for k, v in peer.state_dict().items()}, path)
@@ -201,6 +207,51 @@ def test_a_folder_without_a_record_is_seen_as_published(kind, tmp_path, capsys):
     assert model.preprocessing == preset.preprocessing(16)
     assert tuple(model.tower("image")["mean"]) == preset.colours[0]
     assert f"pictures as published: {preset.mode} by {preset.method}" in capsys.readouterr().out
+
+
+def test_what_a_processor_does_not_do(tmp_path):
+    """Normalise: then neither does the tower; scale or resize otherwise: there is no tower for that."""
+    record, preset = (
+        {"do_normalize": False, "image_mean": [0.1] * 3, "rescale_factor": 0.00392156862745098},
+        PRESETS["openai"],
+    )
+    colours = processors.colours(record, preset)
+    peer = transformers.CLIPImageProcessor(**record, size={"height": 8, "width": 8}, do_center_crop=False)
+    x = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    theirs = peer(Image.fromarray(x), return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.testing.assert_allclose((x / 255 - colours["mean"]) / colours["std"], theirs, atol=1e-6)
+    for key, value in [("do_resize", False), ("do_rescale", False), ("rescale_factor", 1 / 127.5)]:
+        with pytest.raises(ConfigError, match=f"{key} = {value}; bigcl's"):
+            processors.colours({key: value}, preset)
+
+
+@pytest.mark.parametrize(
+    "steps, expected",
+    [
+        ([{"kind": "resize", "size": [16, 16]}, {"kind": "center_crop", "size": 16}], "squash"),
+        ([{"kind": "resize", "size": 16}, {"kind": "center_crop", "size": 16}], "shortest"),
+        ([{"kind": "resize", "size": 18}, {"kind": "center_crop", "size": 16}], None),
+        ([{"kind": "resize", "size": [16, 20]}, {"kind": "center_crop", "size": 16}], None),
+    ],
+)
+def test_what_is_resized_and_cropped(steps, expected):
+    tower = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    if expected is None:
+        with pytest.raises(ConfigError, match="set both to the size of the tower"):
+            Preprocessing.of(steps, tower)
+        return
+    preprocessing = Preprocessing.of(steps, tower)
+    assert preprocessing.mode == expected
+    from bigcl import registry
+    from bigcl.interop.proof import painting
+
+    picture, rng = painting((40, 24), 0), np.random.default_rng(0)
+    example = {"image": np.asarray(picture)}
+    for part in steps:
+        example = registry.build("transform", {**part, **({"exact": True} if part["kind"] == "resize" else {})})(
+            example, rng
+        )
+    np.testing.assert_array_equal(preprocessing([picture])["image"][0], example["image"])
 
 
 @pytest.mark.parametrize("lowers", [True, False])

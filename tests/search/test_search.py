@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ pytest.importorskip("faiss", reason="an index needs faiss: pip install 'bigcl[se
 
 from bigcl.search import index as indices
 from bigcl.search.engine import Engine
-from bigcl.search.index import Index
+from bigcl.search.index import Index, Keys
 from bigcl.search.server import LARGEST, make_server
 from tests.search.browser import Browser
 
@@ -123,6 +124,28 @@ def test_weights_of_another_width_are_refused(folder, tmp_path):
     Index.build(tmp_path / "e").save(tmp_path / "index")
     with pytest.raises(ConfigError, match="8 numbers, those of the index 4"):
         Engine.open(tmp_path / "index")
+
+
+@pytest.mark.parametrize("harm", ["weights", "old"])
+def test_an_index_of_other_weights_or_another_make_is_a_plain_error(harm, folder, tmp_path):
+    shutil.copytree(folder / "index", tmp_path / "index")
+    path = tmp_path / "index" / "index.json"
+    if harm == "weights":
+        manifest = json.loads(path.read_text())
+        manifest["embeddings"]["model"]["weights"] = "0" * 16
+        path.write_text(json.dumps(manifest))
+    else:
+        (tmp_path / "index" / "key_ends.npy").unlink()
+    message = "does not hold the weights" if harm == "weights" else "has no key_ends.npy; python -m bigcl.search build"
+    with pytest.raises((ConfigError, FileNotFoundError), match=message):
+        Engine.open(tmp_path / "index")
+
+
+def test_a_long_key_makes_no_other_longer():
+    names = ["a", "", "日本", "x" * 10_000]
+    keys = Keys.joined([Keys.of(names[:2]), Keys.of([]), Keys.of(names[2:])])
+    assert [keys[i] for i in range(len(keys))] == names
+    assert len(keys.text) == sum(len(name.encode()) for name in names)
 
 
 def test_many_items_are_found_approximately(monkeypatch, tmp_path):

@@ -16,7 +16,7 @@ OTHERS = "*"
 class ChooseText:
     """Picks one of several texts; those that are None or blank do not count. Raises BadRecord if there are no others.
 
-    key: a dict of texts by name, or a list of texts, or several keys, each of one text.
+    key: a dict of texts by name, or a list of texts, or several keys, each of one text. A text alone is the choice.
     weights: how often each is picked, in proportion. By name; the weight of "*" is shared by all names that are not
         listed, and names that the example lacks are left out. For a list, numbers in its order, where texts beyond them
         are never picked. Or the key at which each example has its own weights, one for each text. None: every text
@@ -33,6 +33,10 @@ class ChooseText:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         choices = example[self.key] if isinstance(self.key, str) else {key: example[key] for key in self.key}
+        if isinstance(choices, str | bytes):
+            if is_blank(choices):
+                raise BadRecord(reason=f"no text at {self.key!r}")
+            return {**example, self.out: choices}
         weights = self.weigh(choices, example)
         texts = list(choices.values()) if isinstance(choices, Mapping) else list(choices)
         weighted = [(t, w) for t, w in zip(texts, weights, strict=True) if not is_blank(t)]
