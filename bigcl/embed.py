@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from bigcl import registry
 from bigcl.checkpoint import CheckpointError
 from bigcl.data.loader import Assemble, iterate, stack
+from bigcl.data.pipeline import source_part
 from bigcl.data.sources import BadRecord, Source, readable, source_identity, source_name
 from bigcl.embeddings import Format, Rows, Shards
 from bigcl.pretrained import Pretrained
@@ -60,11 +61,6 @@ def main() -> None:
         print_summary(args.out, embed(args.checkpoint, args.data, args.out, **options))
     except (ValueError, ImportError, OSError, CheckpointError) as error:
         sys.exit("\n".join([f"error: {error}", *getattr(error, "__notes__", ())]))
-
-
-def source_part(text: str) -> Part:
-    """The part of a source, from JSON or from its kind alone."""
-    return json.loads(text) if text.lstrip().startswith("{") else {"kind": text}
 
 
 class Summary(NamedTuple):

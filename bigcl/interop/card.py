@@ -166,8 +166,7 @@ def limits(target: str, model: Model, held: Set[str]) -> list[str]:
         lines += [
             "- bigcl lays transparent pictures over white; other libraries drop the transparency. Lay them first."
         ]
-    if "text" in held:
-        length = model.tower("text")["length"]
+    if "text" in held and (length := model.tower("text").get("length")):
         lines += [f"- Texts are cut to {length} tokens and must be padded to {length}."]
     if target == "transformers":
         lines += ['- transformers resizes by torchvision, up to one level from Pillow; `backend="pil"` is exact.']

@@ -69,6 +69,18 @@ def paper(arg):
     tower = {"kind": "vit", "image_size": side, "pool": "mean", **size, **norm}
     c.task = task(tower, "age", width=size.get("width", 384), out=128)
     c.optim.update(weight_decay=0.1, schedule={"kind": "cosine", "warmup": 0 if arg.smoke else 1_000})
+    return {"stages": {"contrast": c, "regression": regression(c)}}
+
+
+def regression(contrast):
+    """The second stage: the age, by a linear head on the frozen tower and its absolute error."""
+    c = contrast.copy_and_resolve_references()
+    head = {"kind": "mlp", "inputs": contrast.task.heads.head.inputs, "widths": [1], "normalize": False, "of": ["a"]}
+    loss = {"kind": "absolute_error", "of": ["age/a"], "with": {"labels": "age"}}
+    c.task = {**contrast.task, "towers": {"a": contrast.task.towers.a}, "heads": {"age": head}, "losses": [loss]}
+    c.data.transforms = [*contrast.data.transforms[:-1], {"kind": "keep", "keys": ["a", "age"]}]
+    c.optim.update(freeze=["towers/.*"], weight_decay=0.0)
+    c.checkpoint = {"init_from": "{contrast}", "init_only": ["towers/.*"]}
     return c
 
 
