@@ -35,6 +35,7 @@ KEEP = {"kind": "keep", "keys": ["image"]}
 def random_model(size: str, tiny: bool) -> Pretrained:
     """A CLIP model as `bigcl.embed` opens one, that reads pictures alone."""
     config = plain(clip.get_config("smoke" if tiny else f"size={size},batch=64"))
+    config |= {"tokenizer": None, "data": plain(clip.get_config("smoke"))["data"]}
     state = Experiment(**config).init()
     side = config["task"]["towers"]["image"]["image_size"]
     return Pretrained(

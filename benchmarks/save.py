@@ -56,10 +56,11 @@ def main() -> None:
     host.configure_jax()
     config = plain(clip.get_config("smoke" if args.tiny else f"size={args.size},batch=64"))
     shapes = Experiment(**config, devices=jax.devices()).state_shapes
-    state = jax.block_until_ready(random_state(shapes))
+    state = jax.block_until_ready(jax.device_put(random_state(shapes), jax.tree.map(lambda x: x.sharding, shapes)))
     before, blocked, written = peak(), [], []
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         checkpoints = Checkpoints(pathlib.Path(folder) / "checkpoints")
+        checkpoints.prepare(shapes)  # as a run does while it compiles its step
         for step in range(args.rounds + 1):
             began = time.perf_counter()
             checkpoints.save(step, state)

@@ -1,12 +1,13 @@
 """Checkpoints: written by Orbax while training goes on, restored strictly."""
 
 import contextlib
+import functools
 import math
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -96,6 +97,7 @@ class Checkpoints:
         policies = [LatestN(2), BestScore(self.scores), *([EveryNSteps(keep_every)] if keep_every else [])]
         policies += [LatestSlots(slots)] if slots else []
         self.outcome = Outcome() if jax.process_count() > 1 and not read_only else None
+        self.compiled: tuple[dict[str, jax.ShapeDtypeStruct], Callable[[Any], Any]] = ({}, checksums)
         options = ocp.CheckpointManagerOptions(
             async_options=ocp.AsyncOptions(timeout_secs=max(1, int(deadline)), barrier_sync_fn=self.outcome),
             preservation_policy=AnyPreservationPolicy(policies),
@@ -129,6 +131,11 @@ class Checkpoints:
                 self.manager.delete(later)
         return restored
 
+    def prepare(self, state: TrainState) -> None:
+        """Compiles what a save of such a state computes, which otherwise the first one has to wait for."""
+        arrays = abstract(rules.flatten(state))
+        self.compiled = (arrays, compiled_checksums().lower(arrays).compile())
+
     def save(self, step: int, state: TrainState) -> None:
         """Starts writing and returns when the arrays are copied; the state may then be overwritten. If the save before
         this one has failed meanwhile, on any process, there is none of that step on all of them, and that is said.
@@ -140,7 +147,9 @@ class Checkpoints:
         if step == self.latest():
             return
         arrays = rules.flatten(state)
-        sums = {k: int(v) for k, v in jax.device_get(checksums(arrays)).items()}
+        prepared, compiled = self.compiled
+        summed = (compiled if abstract(arrays) == prepared else checksums)(arrays)
+        sums = {k: int(v) for k, v in jax.device_get(summed).items()}
         if self.outcome is not None:
             self.outcome.begin()
         with writing() if self.outcome is None else contextlib.nullcontext():
@@ -355,10 +364,16 @@ def host_bytes(state: TrainState) -> int:
     )
 
 
-@jax.jit
 def checksums(arrays: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
     """A number for each array that changes with any single bit, and most likely with any other change: the sum, modulo
     2^32, of its words times odd weights of their places. It is the same however the array is sharded."""
+    return compiled_checksums()(arrays)
+
+
+@functools.cache
+def compiled_checksums() -> Any:
+    """The function under `jax.jit`. On a CPU without XLA's rewriting of sums as sums of 32 each, which writes all terms
+    to memory, as much as the state, and takes ten times as long."""
 
     def checksum(x: Array) -> UInt32[Array, ""]:
         bits = min(8 * x.dtype.itemsize, 32)
@@ -367,12 +382,10 @@ def checksums(arrays: Mapping[str, Array]) -> dict[str, UInt32[Array, ""]]:
         for axis, size in enumerate(words.shape):
             place = place * jnp.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
         weight = (place * jnp.uint32(2654435761)) | jnp.uint32(1)  # Knuth's multiplier: neighbours get far weights
-        terms = words.astype(jnp.uint32) * weight
-        if terms.ndim > 1:  # a sum of everything at once is made by one core of a CPU
-            terms = jax.lax.optimization_barrier(terms.sum(-1, dtype=jnp.uint32))
-        return terms.sum(dtype=jnp.uint32)
+        return (words.astype(jnp.uint32) * weight).sum(dtype=jnp.uint32)
 
-    return {k: checksum(v) for k, v in arrays.items()}
+    options = {"xla_disable_hlo_passes": "tree_reduction_rewriter"} if jax.default_backend() == "cpu" else None
+    return jax.jit(functools.partial(jax.tree.map, checksum), compiler_options=options)
 
 
 def abstract(arrays: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

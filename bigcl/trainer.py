@@ -117,6 +117,7 @@ class Trainer:
             self.watchdog.doing("compiling", self.deadlines.start)
             began = time.perf_counter()
             step_function = self.experiment.compile_step()
+            self.checkpoints.prepare(self.experiment.state_shapes)
             began_by = f"resuming after step {start}" if start else "starting"
             log.say(f"compiled in {time.perf_counter() - began:.1f} s; {began_by}")
             self.notice.obey(f"before step {start + 1} of {self.steps}")

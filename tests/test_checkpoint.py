@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bigcl.checkpoint import CheckpointError, Checkpoints, checksums, host_bytes
+from bigcl.checkpoint import CheckpointError, Checkpoints, checksums, compiled_checksums, host_bytes
 from bigcl.experiment import Experiment
 from bigcl.interop.model import load_arrays
 from bigcl.mesh import make_mesh
@@ -221,6 +221,11 @@ def test_a_flipped_bit_of_any_array_is_found(problem):
         swapped = np.array(x)
         swapped[[0, 1]] = swapped[[1, 0]]
         assert checksums({"x": jnp.asarray(swapped)})["x"] != before or np.array_equal(swapped, x)
+
+
+def test_checksums_take_no_memory():
+    x = {"x": jax.ShapeDtypeStruct((12, 256, 1024), jnp.float32)}
+    assert compiled_checksums().lower(x).compile().memory_analysis().temp_size_in_bytes < 1e5
 
 
 def test_a_checksum_is_the_same_on_any_mesh():
