@@ -9,7 +9,7 @@ New: the contrast with the batch's unique answers, `bigcl/losses/unique.py`; the
 
 The claim is of clips of two-digit numbers, the answer being two words, of which 15 numbers occur in the test alone.
 Both sides have weight decay; without it the method was right for 0.26 of their clips (three seeds), the classifier for
-none.
+none. Six runs of 20 seconds.
 """
 
 from configs.papers import base

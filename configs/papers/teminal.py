@@ -10,7 +10,7 @@ This is the method's stage B. Left out: its stage A, CLIP's loss on clips of one
 model comes that `paper` starts from; and sounds that overlap ("while"), which have no reversed partner.
 
 The claim is of pairs of sounds that occur in one order alone, tested in both. Seen, of three seeds: the right order in
-0.94 of the clips by InfoNCE, in all of them by the method.
+0.94 of the clips by InfoNCE, in all of them by the method. Six runs of 40 seconds.
 """
 
 from configs.papers import base
