@@ -20,6 +20,7 @@ import json
 import pathlib
 import runpy
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -31,6 +32,7 @@ from tqdm import tqdm
 from bigcl.claims import Claim, Measured, Verdict, deviation, make_claim
 from bigcl.config import plain
 from bigcl.files import replacing
+from bigcl.notice import Interrupted
 from bigcl.registry import ConfigError, nearest
 
 PAPERS = pathlib.Path(__file__).parents[1] / "configs" / "papers"
@@ -66,12 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for slug, (recipe, claim) in loaded.items():
         try:
             holds = reproduce(slug, recipe, claim, options.seeds or claim.seeds, options.workdir / slug, options.out)
-        except (
-            ValueError,
-            OSError,
-            ImportError,
-            RuntimeError,
-        ) as error:  # of a config, of data, of a run that diverged
+        except Interrupted as stop:
+            print(f"{slug}: {stop}; the same command goes on", file=sys.stderr)
+            return 130 if stop.signal == signal.SIGINT else host.REQUEUE
+        except (ValueError, OSError, ImportError, RuntimeError) as error:  # such as a run that diverged
             print(f"error: {slug}: {error}", file=sys.stderr)
             holds = False
         failed += [] if holds else [slug]

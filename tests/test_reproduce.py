@@ -2,14 +2,16 @@
 
 import json
 import re
+import signal
 import xml.etree.ElementTree
 
 import pytest
 
-from bigcl import reproduce, stages
+from bigcl import host, reproduce, stages
 from bigcl.claims import Demand, make_claim
 from bigcl.config import parse_variant
 from bigcl.log import read_rows
+from bigcl.notice import Interrupted
 from bigcl.registry import ConfigError
 from bigcl.report import papers as page
 from bigcl.report.papers import dots
@@ -176,6 +178,18 @@ def test_a_run_that_fails_ends_its_claim_alone(papers, capsys):
     said = capsys.readouterr()
     assert "error: a-failure: " in said.err and "1 of 2 claims hold; not: a-failure" in said.out
     assert "made-up: the claim holds" in said.out and not (papers.parent / "results" / "a-failure.json").exists()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, host.REQUEUE)])
+def test_one_that_is_asked_to_stop_stops(number, status, papers, capsys, monkeypatch):
+    def stopped(config, workdir):
+        raise Interrupted("stopped after step 2 of 4, and saved", number)
+
+    monkeypatch.setattr(reproduce, "train", stopped)
+    assert reproduce.main(["made-up", "too-good"]) == status
+    said = capsys.readouterr()
+    assert "made-up: stopped after step 2 of 4, and saved; the same command goes on" in said.err
+    assert "too-good" not in said.err and "claims hold" not in said.out
 
 
 def test_both_sides_of_a_comparison_are_printed_and_on_the_page(papers, capsys, monkeypatch):
