@@ -60,7 +60,18 @@ NUMBERS = np.random.default_rng(5).standard_normal(ROWS)
 PROBE = {"source": arrays(), "train": arrays(70, seed=9)}
 ZERO_SHOT = {"kind": "zero_shot", "source": arrays(image=PICTURES), "length": 8}
 
+VOCABULARY = {"kind": "arrays", "arrays": {"text": unit(np.random.default_rng(6), 4), "name": WORDS}}
+
 PARTS = {
+    "answers": {
+        "source": arrays(),
+        "answers": VOCABULARY,
+        "query": "image",
+        "item": "text",
+        "given": "label",
+        "key": "name",
+        "ks": [1, 2],
+    },
     "blind_pairs": {"source": arrays(), "different": "other", "nearest": 0.2, "farthest": 0.4},
     "clustering": {"source": arrays()},
     "composed": {"source": arrays(target=np.arange(ROWS)), "items": arrays(60, seed=2, id=np.arange(60))},
