@@ -9,6 +9,7 @@ wrong orders (`bigcl/data/word_order.py`), and hard images (`bigcl/data/neighbou
 On scenes whose parts occur in one order alone, CLIP finds every held-out scene and yet does not know its caption from
 the one with shapes or colours exchanged; NegCLIP does. Seen, of three seeds: right captions 0.58 by CLIP, 0.94 by
 NegCLIP; found are 1.00 and 0.98 of the scenes. Words start small here, so their embeddings learn ten times as fast.
+Six runs of 20 seconds.
 """
 
 from configs import clip
