@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from bigcl.data.arrow import arrow_module
-from bigcl.files import replacing
+from bigcl.files import replacing, write_json_lines
 from bigcl.registry import ConfigError, nearest
 
 MANIFEST = "embeddings.json"
@@ -90,8 +90,7 @@ class Shards:
     def write_bad(self, number: int, bad: Sequence[Mapping[str, Any]]) -> None:
         """Lists the bad records of a shard, if there are any."""
         if bad:
-            with replacing(self.path(number, "bad.jsonl")) as partial:
-                partial.write_text("".join(json.dumps(b, ensure_ascii=False) + "\n" for b in bad), encoding="utf-8")
+            write_json_lines(self.path(number, "bad.jsonl"), bad)
 
     def write(self, number: int, rows: Rows) -> None:
         """Writes a shard."""

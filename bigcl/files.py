@@ -1,10 +1,12 @@
 """Files that are whole or not there at all, and files that outlast a full disk."""
 
 import contextlib
+import json
 import os
 import pathlib
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -17,6 +19,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json_lines(path: pathlib.Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines, all of them or none."""
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def check_writable(folder: pathlib.Path) -> None:

@@ -60,13 +60,13 @@ def convolution(eqn: Any) -> int:
     return ends * places * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
 
 
-def count(jaxpr: Any, cost: Callable[[Any], float] = lambda equation: 1.0) -> float:
+def count(jaxpr: Any) -> float:
     """Operations of the matrix products and convolutions in a program: two for each multiply-add, loops multiplied out.
 
     Elementwise work is left out, as in the usual definition of model FLOPs (PaLM, Chowdhery et al. 2022, appendix B);
-    attention counts in full, masked or not. cost: what an operation of a product counts.
+    attention counts in full, masked or not.
     """
-    return sum(p.flops * cost(p.equation) for p in products(jaxpr))
+    return sum(p.flops for p in products(jaxpr))
 
 
 def model_flops(loss: Callable[..., Any], *arguments: Any) -> float:

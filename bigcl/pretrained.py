@@ -182,10 +182,11 @@ def preparation(config: Mapping[str, Any]) -> list[Part]:
     own = {name: towers.get(part) if isinstance(part, str) else part for name, part in towers.items()}
     kinds = {name: part["kind"] if isinstance(part, Mapping) else None for name, part in own.items()}
     usual = all(kinds[name] in KNOWN.get(name, ()) for name in towers)
-    *evaluated, trained = lists(config)
+    every = lists(config)
+    *evaluated, trained = every
     found: list[Part] = []
     if not usual:
-        found += [*evaluated, trained][0]
+        found += every[0]
     elif "image" in towers and any(map(shapes_pictures, evaluated)):
         found += for_pictures(config)
     elif "image" in towers:

@@ -28,7 +28,7 @@ from bigcl.data.pipeline import open_source, parse_args, section, source_part
 from bigcl.data.sources import BadRecord, Example, Source, source_identity, source_name
 from bigcl.data.sources.arrayrecord import SUFFIX, pack
 from bigcl.data.transforms.image import FORMATS
-from bigcl.files import replacing
+from bigcl.files import replacing, write_json_lines
 
 PLAN = "convert.json"
 _MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
@@ -185,9 +185,7 @@ def report(bad: list[BadRecord], size: int, max_bad_fraction: float, target: pat
     path = target.with_suffix(".bad.jsonl")
     path.unlink(missing_ok=True)
     if bad:
-        with replacing(path) as partial:
-            lines = [json.dumps(vars(error), ensure_ascii=False) + "\n" for error in bad]
-            partial.write_text("".join(lines), encoding="utf-8")
+        write_json_lines(path, map(vars, bad))
     if len(bad) > max_bad_fraction * size:
         raise ValueError(f"{len(bad)} of {size} examples are bad, see {path}; the first one: {bad[0]}")
 

@@ -10,15 +10,16 @@ its picture, null where it is not. Sentences and pictures that have the same key
 """
 
 import argparse
-import json
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from bigcl.embeddings import Shards
-from bigcl.files import replacing
+from bigcl.files import write_json_lines
 
 
 def main(argv: list[str]) -> None:
@@ -48,7 +49,8 @@ def write_labels(
     for i, key in enumerate(shown):
         places.setdefault(key, []).append(i)
     count = [0, 0]
-    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
+
+    def lines() -> Iterator[dict[str, Any]]:
         for i, key in enumerate(tqdm(page, desc="sentences", delay=1, disable=None)):
             mine = places.get(key, [])
             label, best = (
@@ -58,8 +60,9 @@ def write_labels(
                 continue
             count[label] += 1
             where = None if best < 0 else int(picture[mine[best]])
-            line = {"index": int(number[i]), "key": key, "visual": label == 1, "picture": where}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            yield {"index": int(number[i]), "key": key, "visual": label == 1, "picture": where}
+
+    write_json_lines(out, lines())
     return count[1], count[0]
 
 

@@ -9,8 +9,8 @@ Examples that are missing in either folder, bad records, are left out.
 
 import argparse
 import functools
-import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int64
 from tqdm import tqdm
 
 from bigcl.embeddings import Shards
-from bigcl.files import replacing
+from bigcl.files import write_json_lines
 from bigcl.losses.similarity import l2_normalize
 from bigcl.registry import ConfigError
 
@@ -50,11 +50,12 @@ def mine(clip: pathlib.Path, ssl: pathlib.Path, out: pathlib.Path, name: str, ab
     both, first, second = np.intersect1d(indices, others, assume_unique=True, return_indices=True)
     sides = [np.asarray(l2_normalize(jnp.asarray(x))) for x in (alike[first], different[second])]
     pairs = blind_pairs(*sides, above=above, below=below)
-    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
-        for i, j in pairs:
-            cosines = {k: round(float(x[i] @ x[j]), 6) for k, x in zip(("clip", "ssl"), sides, strict=True)}
-            named = {"keys": [keys[first[i]], keys[first[j]]], "indices": [int(both[i]), int(both[j])]}
-            file.write(json.dumps({**named, **cosines}, ensure_ascii=False) + "\n")
+
+    def line(i: int, j: int) -> dict[str, Any]:
+        cosines = {k: round(float(x[i] @ x[j]), 6) for k, x in zip(("clip", "ssl"), sides, strict=True)}
+        return {"keys": [keys[first[i]], keys[first[j]]], "indices": [int(both[i]), int(both[j])], **cosines}
+
+    write_json_lines(out, (line(i, j) for i, j in pairs))
     return len(pairs)
 
 

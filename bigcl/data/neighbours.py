@@ -10,8 +10,8 @@ line.
 
 import argparse
 import functools
-import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from bigcl.data.mining import cosines
 from bigcl.embeddings import Shards
-from bigcl.files import replacing
+from bigcl.files import write_json_lines
 from bigcl.losses.similarity import l2_normalize
 from bigcl.registry import ConfigError
 
@@ -49,12 +49,13 @@ def mine(folder: pathlib.Path, out: pathlib.Path, name: str, k: int) -> int:
     places, near = nearest_rows(found, k)
     if (places < 0).any():
         raise ConfigError(f"--k: example {keys[int((places < 0).any(1).argmax())]!r} has fewer than {k} neighbours")
-    with replacing(out) as partial, partial.open("w", encoding="utf-8") as file:
-        for i, (row, cosine) in enumerate(zip(places, near, strict=True)):
-            own = {"key": keys[i], "index": int(indices[i])}
-            others = {"keys": [keys[j] for j in row], "neighbours": indices[row].tolist()}
-            rounded = [round(float(c), 6) for c in cosine]
-            file.write(json.dumps({**own, **others, "cosines": rounded}, ensure_ascii=False) + "\n")
+
+    def line(i: int) -> dict[str, Any]:
+        others = {"keys": [keys[j] for j in places[i]], "neighbours": indices[places[i]].tolist()}
+        cosines = [round(float(cosine), 6) for cosine in near[i]]
+        return {"key": keys[i], "index": int(indices[i]), **others, "cosines": cosines}
+
+    write_json_lines(out, map(line, range(len(places))))
     return len(places)
 
 

@@ -27,11 +27,10 @@ def export(model: Model, out: pathlib.Path) -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise ImportError('--to jax: JAX writes StableHLO by flatbuffers: pip install "bigcl[export]"')
-    towers = inputs(model)
-    width = {}
+    skeleton, towers, width = build(model.task)[1], inputs(model), {}
     for name, (shape, dtype) in towers.items():
         x = jax.ShapeDtypeStruct((*jax.export.symbolic_shape("b"), *shape), dtype)
-        width[name] = compiled(functools.partial(encode, build(model.task)[1], name), model, out / name, x)[-1]
+        width[name] = compiled(functools.partial(encode, skeleton, name), model, out / name, x)[-1]
     if {"image", "text"} <= set(towers):
         try:
             expect_one_scale(model.task, "logits.stablehlo")

@@ -13,6 +13,7 @@ __all__ = [
     "parse_variant",
     "pictures",
     "published",
+    "records",
     "small",
     "strong_view",
     "words",
@@ -80,8 +81,12 @@ def arrays(arg, spec):
     """Examples that are arrays already: of `arg.data`, or noise of the same form (`spec`) for the smoke form."""
     if arg.smoke:
         return {"source": {"kind": "synthetic", "spec": spec}}
-    keys = [{"kind": "keep", "keys": list(spec)}]
-    return {"source": {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}, "transforms": keys}
+    return {"source": records(arg), "transforms": [{"kind": "keep", "keys": list(spec)}]}
+
+
+def records(arg):
+    """The ArrayRecord files of a folder."""
+    return {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}
 
 
 def strong_view(side, **jitter):

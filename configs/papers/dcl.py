@@ -61,7 +61,7 @@ def paper(arg):
     view = base.strong_view(side, brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2)
     c = base.small(arg, steps=1_000_912, batch=256, lr=5e-4)
     c.train.log_every = 2 if arg.smoke else 100
-    source = {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}
+    source = base.records(arg)
     if arg.smoke:
         c.train.batch, source = 16, {"kind": "synthetic", "spec": {"image": {"shape": [48, 48, 3], "dtype": "uint8"}}}
     keep = {"kind": "keep", "keys": ["a", "b"]}

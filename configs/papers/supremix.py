@@ -60,7 +60,7 @@ def paper(arg):
     size = {"patch": 16, "width": 32, "depth": 2, "heads": 2} if arg.smoke else {"variant": "S/16"}
     view = [{"kind": "random_resized_crop", "size": side, "scale": [0.5, 1.0]}, {"kind": "random_flip"}]
     views = [{"kind": "decode_image"}, {"kind": "views", "views": {"a": view, "b": view}}]
-    source = {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}
+    source = base.records(arg)
     if arg.smoke:
         shapes = {"image": {"shape": [48, 48, 3], "dtype": "uint8"}, "age": {"dtype": "int32", "high": 100}}
         source, views = {"kind": "synthetic", "spec": shapes}, views[1:]

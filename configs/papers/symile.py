@@ -54,7 +54,7 @@ def paper(arg):
     width, hidden = (64, 32) if arg.smoke else (8_192, 1_024)
     vocab, length = (100, 8) if arg.smoke else (250_002, 128)
     c = base.small(arg, steps=234_375, batch=1_024, lr=1e-4)
-    source = {"kind": "arrayrecord", "paths": arg.data or "(give data=FOLDER)"}
+    source = base.records(arg)
     if arg.smoke:
         c.train.batch = 16
         spec = {"audio": {"shape": [1280]}, "image": {"shape": [1024]}}
