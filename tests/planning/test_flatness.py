@@ -58,5 +58,6 @@ def test_temporaries_do_not_grow_and_nothing_is_gathered(slices, topologies):
             else:
                 assert c.count in (rows // ROWS, 1) and not any(f"[{rows}," in s for s in c.shapes), c
         once = [c for c in found if c.kind == "collective-permute" and c.count == 1]
-        assert sum(c.bytes for c in once) <= ROWS * DIM * 4, once  # the gradient of the columns comes home
+        # The gradient of the columns comes home, and XLA may take the columns of one visit out of the loop.
+        assert sum(c.bytes for c in once) <= ROWS * DIM * (4 + 2), once
     assert [rows // ROWS for *_, rows in programs] == [8, 64, 256, 1024][: len(programs)]
