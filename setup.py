@@ -80,6 +80,7 @@ setup(
         "sweep": ["optuna"],  # sweeps that choose their members
         "wandb": ["wandb"],  # the same numbers as in TensorBoard, where WANDB_PROJECT is set
         "tpu-aot": ["libtpu"],  # plans for TPUs without one
+        "gpu-aot": ["jax[cuda12]"],  # plans for GPUs without one; 5 GB
         "test": TEST,
         "dev": [*TEST, "wandb", "ruff", "mypy", "pre-commit"],
         "remote-test": ["moto[server]", "gcp-storage-emulator", *DATA["remote"], *TEST],

@@ -1,11 +1,12 @@
 """Plans: `python -m bigcl.plan --config configs/siglip.py:size=L/16,batch=32768 --topology v5e:16x16 [--slices 4]`.
 
-Compiles the training step of a config for a TPU topology, on any machine, and says what it will need of each chip and
+Compiles the training step of a config for TPUs or GPUs, on any machine, and says what it will need of each chip and
 how long it takes at least. No data is opened. Exit status 0 only if it fits.
 
 --config    a config file with its arguments, as for bigcl.train; --config.KEY=VALUE sets any key
---topology  v5e:16x16, v5p:4x4x8, v6e:8x8, ... (needs the extra tpu-aot), or local: the devices of this machine
---slices    how many such slices, joined by the network of the data centre
+--topology  v5e:16x16, v5p:4x4x8, v6e:8x8, ... (needs the extra tpu-aot); h100:8, or h200:4x8 for four hosts of eight
+            (needs the extra gpu-aot); or local: the devices of this machine
+--slices    how many such slices of TPUs, joined by the network of the data centre
 --stage     which stage of a method of several (the last)
 --json      prints JSON
 --search    also tries mesh shapes, remat policies and micro-batches, each of which is compiled; prints the best few
@@ -20,7 +21,9 @@ from absl import app, flags, logging
 from bigcl import command, host
 from bigcl.registry import ConfigError
 
-TOPOLOGY = flags.DEFINE_string("topology", None, "Devices to plan for, such as v5e:16x16, or local.", required=True)
+TOPOLOGY = flags.DEFINE_string(
+    "topology", None, "Devices to plan for, such as v5e:16x16, h100:2x8, or local.", required=True
+)
 SLICES = flags.DEFINE_integer("slices", 1, "How many slices of that topology.", lower_bound=1)
 STAGE = flags.DEFINE_string("stage", None, "Which stage of a method of several; the last if not given.")
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")

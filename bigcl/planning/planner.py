@@ -19,6 +19,7 @@ from bigcl.chips import DCN, Chip, device_figures
 from bigcl.experiment import Experiment
 from bigcl.planning.buffers import Buffers, Temporary, largest, parse_buffers
 from bigcl.planning.collectives import Collective, read_collectives, summarize
+from bigcl.planning.gpus import compiler_options, usable
 from bigcl.planning.hlo import Module
 from bigcl.planning.traffic import hbm_bytes
 from bigcl.registry import ConfigError
@@ -134,7 +135,7 @@ def make_plan(config: Mapping[str, Any], devices: Sequence[jax.Device]) -> Plan:
         seconds=seconds,
         example_bytes=sum(math.prod(x.shape[1:]) * x.dtype.itemsize for x in experiment.batch_shapes().values()),
         error=error,
-        notes=[*left_out(config), *(f"{UNREAD}: {name}" for name in module.unknown_loops)],
+        notes=[*left_out(config), *between_hosts(devices), *(f"{UNREAD}: {name}" for name in module.unknown_loops)],
     )
 
 
@@ -162,7 +163,9 @@ def compile_and_read(experiment: Experiment) -> tuple[Module, Buffers, str]:
     with tempfile.TemporaryDirectory(prefix="bigcl-plan-") as folder, without_cache():
         error, lowered = "", experiment.lower_step()
         try:
-            lowered.compile(compiler_options={"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+            options: dict[str, Any] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+            options |= compiler_options(list(experiment.mesh.devices.flat))
+            lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as failure:
             if "RESOURCE_EXHAUSTED" not in str(failure):
                 raise
@@ -206,15 +209,21 @@ def left_out(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"batches have several forms ({part['key']}): this is the one of most patches, {max(part['tokens'])}"
 
 
+def between_hosts(devices: Sequence[jax.Device]) -> Iterator[str]:
+    """What bounds leave out of hosts with GPUs, whose network no table knows."""
+    if devices[0].platform == "gpu" and Hosts.of(devices).count > 1:
+        yield "links between hosts are taken to be as fast as those within them"
+
+
 def memory(buffers: Buffers, devices: Sequence[jax.Device], figures: Chip | None) -> dict[str, int | None]:
-    """Bytes that the step takes of one chip, and that a chip has: to the allocator of a device that is there (JAX takes
-    three quarters of a GPU's memory, see XLA_PYTHON_CLIENT_MEM_FRACTION), else by the vendor."""
+    """Bytes that the step takes of one chip, and that a chip has: to the allocator of a device that is there, else by
+    the vendor, of a GPU the share that JAX takes (`usable`)."""
     try:
         limit: int | None = (devices[0].memory_stats() or {}).get("bytes_limit")
     except jax.errors.JaxRuntimeError:  # it is not there
         limit = None
     if limit is None and figures is not None:
-        limit = int(figures.memory)
+        limit = usable(figures.memory) if devices[0].platform == "gpu" else int(figures.memory)
     elif limit is None and devices[0].platform == "cpu" and hasattr(os, "sysconf"):  # emulated ones share the host's
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // len(devices)
     return {

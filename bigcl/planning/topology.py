@@ -1,4 +1,4 @@
-"""Devices to compile for: those of this machine, or of any TPU topology."""
+"""Devices to compile for: those of this machine, of any TPU topology, or GPUs."""
 
 import os
 import re
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
+from bigcl.planning.gpus import GPUS, gpus_of
 from bigcl.registry import ConfigError
 
 # libtpu asks the cloud what machine it is on, and locks the chips of this one; a compiler needs neither.
@@ -21,15 +22,19 @@ WIDEST = {"v5e": 16, "v6e": 16}
 
 
 def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
-    """The devices of `slices` slices of a topology such as "v5e:16x16" or "v5p:4x4x8", which can be compiled for but
-    not run on; or with "local" all devices of this machine.
+    """The devices of `slices` slices of a topology such as "v5e:16x16" or "v5p:4x4x8", or of hosts with GPUs such as
+    "h100:2x8", which can be compiled for but not run on; or with "local" all devices of this machine.
 
-    Raises ConfigError for a topology that there is not, ImportError where libtpu is missing.
+    Raises ConfigError for a topology that there is not, ImportError where the compiler for it is missing.
     """
     if topology == "local":
         if slices != 1:
             raise ConfigError("--slices: the local devices are one slice")
         return jax.devices()
+    if topology.partition(":")[0] in GPUS:
+        if slices != 1:
+            raise ConfigError("--slices: GPUs come in hosts, h100:4x8 for four of eight")
+        return gpus_of(topology)
     from jax.experimental import topologies
 
     name, _, shape = topology.partition(":")
@@ -42,7 +47,8 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
         import libtpu  # noqa: F401, JAX loads it by itself
     except ImportError as error:
         raise ImportError(
-            f'--topology {topology}: compiling for TPU needs libtpu: pip install "bigcl[tpu-aot]"'
+            f'--topology {topology}: compiling for TPU needs libtpu: pip install "bigcl[tpu-aot]"; GPUs are '
+            f"{', '.join(GPUS)}"
         ) from error
     for key, value in COMPILE_ONLY.items():
         os.environ.setdefault(key, value)
@@ -50,4 +56,7 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology, **several).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise ConfigError(f"--topology {topology}: {str(error).splitlines()[0]}; write it as v5e:16x16") from error
+        raise ConfigError(
+            f"--topology {topology}: {str(error).splitlines()[0]}; write it as v5e:16x16, or h100:2x8 "
+            f"for two hosts of eight GPUs ({', '.join(GPUS)})"
+        ) from error

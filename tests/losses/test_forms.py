@@ -84,6 +84,36 @@ def naive_infonce(
     return {"a_to_b": a_to_b, "b_to_a": b_to_a, "sum": a_to_b + b_to_a, "both": (a_to_b + b_to_a) / 2}[direction]
 
 
+def naive_sigmoid(
+    za,
+    zb,
+    scale,
+    bias,
+    labels=None,
+    groups=None,
+    mask=None,
+    weight=None,
+    negatives_a=None,
+    negatives_b=None,
+):
+    """Each pair of a matrix and each further negative decided, at the weight that it has."""
+    b = len(za)
+    mask = jnp.ones(b, bool) if mask is None else mask
+    v = mask * (jnp.ones(b) if weight is None else weight)
+    same = jnp.eye(b, dtype=bool) if labels is None else labels[:, None] == labels[None]
+    reach = mask[:, None] & mask[None]
+    if groups is not None:
+        reach &= groups[:, None] == groups[None]
+    sign = jnp.where(same, 1, -1)
+    cost = -jax.nn.log_sigmoid(sign * (scale * za @ zb.T + bias))
+    total = (reach * cost * (v[:, None] + v[None]) / 2).sum()
+    for z, more in ((za, negatives_b), (zb, negatives_a)):
+        if more is not None:
+            own = more if more.ndim == 3 else jnp.repeat(more[None], b, 0)
+            total += (v * -jax.nn.log_sigmoid(-(scale * (z[:, None] * own).sum(-1) + bias)).sum(1)).sum()
+    return total / v.sum()
+
+
 def naive_dcl(za, zb, scale, sigma=None, weight_gradient=False):
     others = ~jnp.eye(len(za), dtype=bool)
 
@@ -226,6 +256,7 @@ def draw(seed=0):
         "frozen": rng.normal(size=(B, 9)),
         "scale": np.array(4.0),
         "local_scale": np.array(3.0),
+        "bias": np.array(-1.5),
         "labels": rng.integers(0, 5, B),
         "groups": np.arange(B) % 3,
         "mask": np.arange(B) % 5 != 2,
@@ -264,6 +295,7 @@ def form(loss, naive, of, given=(), **options):
 
 
 infonce = functools.partial(form, losses.infonce, naive_infonce, "za zb scale")
+sigmoid = functools.partial(form, losses.sigmoid, naive_sigmoid, "za zb scale bias")
 NEGATIVES = ["negatives_a:shared_a", "negatives_b:shared_b"]
 KNOWN = ["labels", "mask", "weight", "log_weight"]
 FORMS = {
@@ -278,6 +310,12 @@ FORMS = {
     "negatives of each": infonce(["negatives_b:own_b"], inside=True),
     "everything": infonce([*KNOWN, "groups", *NEGATIVES], within=True, decoupled=True),
     "everything, inside": infonce([*KNOWN, *NEGATIVES], within=True, inside=True, label_smoothing=0.1),
+    "sigmoid labels": sigmoid(["labels"]),
+    "sigmoid groups": sigmoid(["groups"]),
+    "sigmoid mask and weight": sigmoid(["mask", "weight"]),
+    "sigmoid negatives": sigmoid(NEGATIVES),
+    "sigmoid negatives of each": sigmoid(["negatives_b:own_b", "weight"]),
+    "sigmoid everything": sigmoid(["labels", "mask", "weight", "groups", *NEGATIVES]),
     "dcl": form(losses.dcl, naive_dcl, "za zb scale", sigma=0.5),
     "dcl weight gradient": form(losses.dcl, naive_dcl, "za zb scale", sigma=0.5, weight_gradient=True),
     "cwcl": form(losses.cwcl, naive_cwcl, "za zb scale"),
