@@ -34,7 +34,7 @@ from bigcl.optim import make_optimizer
 from bigcl.registry import ConfigError, Part
 from bigcl.state import Arrays, Skeleton, TrainState, example_keys, init_state, make_step
 from bigcl.tasks.task import Batch, Task
-from bigcl.towers.layers import Stack
+from bigcl.towers import layers
 from bigcl.watchdog import Deadlines
 
 SHOWN = 64
@@ -403,8 +403,10 @@ class Experiment:
         def loss(trained: Arrays, params: Arrays, extra: Arrays, batch: Batch) -> Any:
             task = self.skeleton.merge({**params, **trained}, extra)
             for _, module in nnx.iter_modules(task):
-                if isinstance(module, Stack):
+                if isinstance(module, layers.Stack):
                     module.remat = "none"
+                elif isinstance(module, layers.Attention):
+                    module.attend = layers.attend  # whose products can be seen
             return task.loss(batch, example_keys(jax.random.key(0), batch))[0]
 
         def counted(form: int) -> float:

@@ -78,11 +78,15 @@ def stream(
     exchange: how devices get the columns of the others, inside `jax.set_mesh` of a mesh with batch axes (`bigcl.mesh`),
         any of them.
     size: rows and columns of a tile at the most; None: TILE.
+
+    Raises ValueError for more pairs than a tile has, of rows or columns that the devices cannot share evenly.
     """
     axes, shards = split()
     m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
-    if shards > 1 and (m % shards or n % shards):
-        raise ValueError(f"streaming: {m} rows and {n} columns do not divide over {shards} devices")
+    if m % shards or n % shards:
+        if m * n > TILE**2:
+            raise ValueError(f"streaming: {m} rows and {n} columns do not divide over {shards} devices")
+        shards = 1  # each device computes all of so few
     if exchange == "auto":
         total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(columns))
         exchange = "gather" if total <= GATHER_BYTES else "ring"

@@ -44,6 +44,8 @@ REMAT = "dots_with_no_batch_dims_saveable"
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 
+Attending = Literal["plain", "cudnn"]
+
 
 def glorot(fan_in: int, fan_out: int) -> Callable[..., Array]:
     """Glorot-uniform initializer for kernels whose shape does not show their fans (fused or split into heads)."""
@@ -84,13 +86,14 @@ class Attention(nnx.Module):
         *,
         qk_norm: bool = False,
         matmul: Matmul = "plain",
+        attention: Attending = "plain",
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
         if width % heads:
             raise ValueError(f"attention: width {width} is not a multiple of heads {heads}")
         head = width // heads
-        self.dtype, self.dot_general = dtype, dot_general(matmul)
+        self.dtype, self.dot_general, self.attend = dtype, dot_general(matmul), ATTEND[attention]
         self.qkv = nnx.Param(glorot(width, width)(rngs.params(), (width, 3, heads, head)))
         self.qkv_bias = nnx.Param(jnp.zeros((3, heads, head)))
         self.out = nnx.Param(glorot(width, width)(rngs.params(), (heads, head, width)))
@@ -118,7 +121,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        y = dense(self.dot_general, attend(q, k, v, mask), self.out[...].astype(self.dtype), axes=2)
+        y = dense(self.dot_general, self.attend(q, k, v, mask), self.out[...].astype(self.dtype), axes=2)
         return y + self.out_bias[...].astype(self.dtype)[None, None]
 
 
@@ -173,13 +176,14 @@ class Block(nnx.Module):
         dropout: float,
         post_norm: bool = False,
         matmul: Matmul = "plain",
+        attention: Attending = "plain",
         dtype,
         rngs,
     ):
         self.post_norm = post_norm
         common = {"matmul": matmul, "dtype": dtype, "rngs": rngs}
         self.norm1 = Norm(width, eps=norm_eps)
-        self.attention = Attention(width, heads, qk_norm=qk_norm, **common)
+        self.attention = Attention(width, heads, qk_norm=qk_norm, attention=attention, **common)
         self.norm2 = Norm(width, eps=norm_eps)
         self.mlp = FeedForward(width, hidden, activation=activation, gated=gated, **common)
         self.dropout = dropout
@@ -340,6 +344,40 @@ def attend(
     """
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
     return jnp.einsum("bhnm,bhmd->bhnd", attention_weights(q, k, mask), v).swapaxes(1, 2)
+
+
+def attend_cudnn(
+    q: Float[Array, "b n h d"],
+    k: Float[Array, "b m h d"],
+    v: Float[Array, "b m h d"],
+    mask: Bool[Array, "#b 1 #n m"] | None,
+) -> Float[Array, "b n h d"]:
+    """`attend` by cuDNN's flash attention, which keeps no scores in memory, in half precision on NVIDIA GPUs; elsewhere
+    `attend` itself.
+
+    JAX gives cuDNN a bias whatever is asked for, and its gradient takes one of even sizes only: odd ones get a token
+    that nothing sees.
+    """
+    if not (on_gpu() and q.dtype in (jnp.bfloat16, jnp.float16)):
+        return attend(q, k, v, mask)
+    n, m = q.shape[1], k.shape[1]
+    rest, more = n % 2, m % 2
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], n, m))
+        mask = jnp.pad(mask, ((0, 0), (0, 0), (0, rest), (0, more)))
+    q, k, v = (jnp.pad(x, ((0, 0), (0, odd), (0, 0), (0, 0))) for x, odd in ((q, rest), (k, more), (v, more)))
+    lengths = jnp.full(len(k), m, jnp.int32) if more and mask is None else None
+    y = jax.nn.dot_product_attention(q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation="cudnn")
+    return y[:, :n]
+
+
+def on_gpu() -> bool:
+    """Whether what is traced is going to run on GPUs: those of the mesh in context, else of this machine."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (jax.default_backend() if device is None else device.platform) == "gpu"
+
+
+ATTEND = {"plain": attend, "cudnn": attend_cudnn}
 
 
 @jax.custom_vjp

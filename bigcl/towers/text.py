@@ -39,6 +39,7 @@ class TextTransformer(nnx.Module):
     pad_id: this id is masked out of the attention and the pooling; None attends to padding as CLIP and SigLIP do.
     post_norm: norms stand after each residual sum, and the tower's own before the first block (BERT).
     matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
+    attention: "cudnn": that of the blocks by cuDNN on GPUs, in half precision, an experiment (`layers.attend_cudnn`).
     embed_dim, projection_bias: a final linear layer; CLIP's has no bias, SigLIP's has one.
     """
 
@@ -68,6 +69,7 @@ class TextTransformer(nnx.Module):
         remat: str = layers.REMAT,
         scan: bool = True,
         matmul: layers.Matmul = "plain",
+        attention: layers.Attending = "plain",
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -95,7 +97,7 @@ class TextTransformer(nnx.Module):
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
             post_norm=post_norm, norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan,
-            matmul=matmul, rngs=rngs,
+            matmul=matmul, attention=attention, rngs=rngs,
         )  # fmt: skip
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)

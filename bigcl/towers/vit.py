@@ -45,6 +45,7 @@ class ViT(nnx.Module):
     trim: leave out the last rows and columns of images whose size is no multiple of the patch (SigLIP's So400m/14 at
         384 pixels), instead of raising ValueError.
     matmul: "int8" or "fp8": products with the weights of the blocks in eight bits, an experiment (`towers/matmul.py`).
+    attention: "cudnn": that of the blocks by cuDNN on GPUs, in half precision, an experiment (`layers.attend_cudnn`).
     mean, std: what uint8 pixels are normalised with, after scaling to [0, 1], on the device.
     """
 
@@ -78,6 +79,7 @@ class ViT(nnx.Module):
         remat: str = layers.REMAT,
         scan: bool = True,
         matmul: layers.Matmul = "plain",
+        attention: layers.Attending = "plain",
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -109,7 +111,7 @@ class ViT(nnx.Module):
         self.stack = layers.Stack(
             depth, width, heads, mlp_width, activation=activation, gated=gated, qk_norm=qk_norm,
             norm_eps=norm_eps, dropout=dropout, dtype=dtype, remat=remat, scan=scan,
-            matmul=matmul, rngs=rngs,
+            matmul=matmul, attention=attention, rngs=rngs,
         )  # fmt: skip
         self.norm = layers.Norm(width, eps=norm_eps)
         head = functools.partial(layers.AttentionPool, activation=activation, norm_eps=norm_eps, dtype=dtype, rngs=rngs)

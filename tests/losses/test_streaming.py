@@ -257,12 +257,25 @@ def test_no_array_of_all_pairs_exists(exchange):
     assert 16 in sizes and max(sizes) <= 64 * max(D, 2) < 64 * 64 / 8
 
 
-def test_rows_that_do_not_divide_are_an_error():
+def test_few_rows_that_do_not_divide_are_computed_by_each_device():
+    """As those of a sample, fewer than there are devices."""
+    rows, columns, shared = arguments(12, 5)
+    with jax.set_mesh(make_mesh()):
+        found = jax.jit(lambda *a: streaming.stream(tile, *a))(rows, columns, shared)
+    jax.tree.map(
+        lambda got, expected: np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5),
+        tuple(found[:4]),
+        tuple(whole(rows, columns, shared)[:4]),
+    )
+
+
+def test_many_rows_that_do_not_divide_are_an_error():
+    shapes = jax.eval_shape(lambda: arguments(2**13 + 4, 2**13))
     with (
         jax.set_mesh(make_mesh()),
-        pytest.raises(ValueError, match="12 rows and 16 columns do not divide over 8 devices"),
+        pytest.raises(ValueError, match="8196 rows and 8192 columns do not divide over 8 devices"),
     ):
-        streaming.stream(tile, *arguments(12, 16))
+        jax.eval_shape(lambda *a: streaming.stream(tile, *a), *shapes)
 
 
 @pytest.mark.parametrize("loss", [infonce, sigmoid])

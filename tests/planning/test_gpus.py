@@ -78,6 +78,19 @@ def test_a_plan_for_hosts_of_gpus(monkeypatch):
 
 
 @compiles
+def test_attention_by_cudnn_is_compiled_for_gpus_and_takes_less():
+    """Pictures of 197 tokens, with a class token, and texts of 64 that see what is before them."""
+    plans = []
+    for attention in ("plain", "cudnn"):
+        towers = {f"task.towers.{name}.attention": attention for name in ("image", "text")}
+        sizes = {"task.towers.image.image_size": 224, "task.towers.image.patch": 16, "task.towers.image.pool": "cls"}
+        more = {"train.dtype": "bfloat16", "train.batch": 256}
+        plans.append(make_plan(config(**towers, **sizes, **more), devices_of("h100:2")))
+    plain, fused = plans
+    assert fused.hbm_bytes < 0.9 * plain.hbm_bytes and fused.flops["step"] == plain.flops["step"]
+
+
+@compiles
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("loss", [infonce, sigmoid])
 def test_a_million_pairs_on_one_gpu(loss, dtype):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from bigcl.towers import layers
 from bigcl.towers.layers import ACTIVATIONS, AttentionalPooler, AttentionPool, Stack, attention_weights, cast_here
 
 B, N, W, HEADS = 3, 7, 16, 4
@@ -60,6 +61,49 @@ def test_attention_weights_in_bfloat16_are_those_of_float32_rounded():
     assert got.dtype == jnp.bfloat16
     expected = plain_weights(q.astype(jnp.float32), k.astype(jnp.float32), None)
     np.testing.assert_allclose(got.astype(jnp.float32), expected, rtol=2**-8)
+
+
+@pytest.mark.parametrize("masked", [None, "keys", "causal"])
+@pytest.mark.parametrize(("n", "m"), [(6, 8), (7, 7), (7, 5)])
+def test_what_cudnn_is_asked_for_is_attention(monkeypatch, n, m, masked):
+    """Its own kernels run on GPUs alone; JAX's reference of the same call stands in for them."""
+    calls = []
+    reference = jax.nn.dot_product_attention
+
+    def stand_in(q, k, v, *, mask, key_value_seq_lengths, implementation):
+        calls.append((q.shape[1] % 2, k.shape[1] % 2, implementation))
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return reference(q, k, v, mask=mask, key_value_seq_lengths=key_value_seq_lengths, implementation="xla")
+
+    monkeypatch.setattr(layers, "on_gpu", lambda: True)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
+    q, k, v = (random(i, B, size, HEADS, 8, dtype=jnp.float16) for i, size in enumerate((n, m, m)))
+    pull = random(3, B, n, HEADS, 8)
+    masks = {
+        "keys": (jnp.arange(m)[None] < jnp.array([m, 3, 1])[:, None])[:, None, None],
+        "causal": jnp.tril(jnp.ones((n, m), bool))[None, None],
+    }
+
+    def run(attend):
+        def value(*qkv):
+            y = attend(*qkv, masks.get(masked))
+            return (y.astype(jnp.float32) * pull).sum(), y
+
+        (_, y), gradients = jax.value_and_grad(value, (0, 1, 2), has_aux=True)(q, k, v)
+        return y, *gradients
+
+    for got, expected in zip(run(layers.attend_cudnn), run(layers.attend), strict=True):
+        assert got.dtype == jnp.float16 and got.shape == expected.shape
+        np.testing.assert_allclose(got.astype(jnp.float32), expected.astype(jnp.float32), atol=0.02)
+    assert calls == [(0, 0, "cudnn")]
+
+
+def test_without_a_gpu_or_in_float32_attention_is_plain(monkeypatch):
+    monkeypatch.setattr(jax.nn, "dot_product_attention", None)
+    half, full = (random(0, B, N, HEADS, 8, dtype=dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    np.testing.assert_array_equal(layers.attend_cudnn(half, half, half, None), layers.attend(half, half, half, None))
+    monkeypatch.setattr(layers, "on_gpu", lambda: True)
+    np.testing.assert_array_equal(layers.attend_cudnn(full, full, full, None), layers.attend(full, full, full, None))
 
 
 @pytest.mark.parametrize("masked", [False, True])
