@@ -23,7 +23,7 @@ DATA = {
     "audio": ["soundfile"],
     "video": ["av"],
     "clip": ["ftfy"],  # the tokenizer of CLIP
-    "sentencepiece": ["sentencepiece"],
+    "sentencepiece": ["sentencepiece>=0.2", "protobuf"],
 }
 SMALL = [package for extra, packages in DATA.items() if extra != "remote" for package in packages]
 QUANTIZED = ["qwix"]  # products in eight bits, see bigcl/towers/matmul.py

@@ -198,14 +198,15 @@ class Checkpoints:
     def restore(self, state: TrainState, step: int | None = None) -> TrainState:
         """The saved state in the layout of `state`, whose leaves say shape, dtype and placement.
 
-        Raises CheckpointError if there is none, or if any array is missing, left over, or of another shape;
+        Raises CheckpointError if there is none, or if any array is missing, left over, or of another shape or dtype;
         DamagedCheckpoint if it cannot be read or any bit of it is not as it was.
         """
         wanted = rules.flatten(state)
         step = self.available(step)
         with self.reading(step):
             self.compare(wanted, step, where=f"checkpoint {self.manager.directory}/{step}")
-            values = self.manager.restore(step, args=ocp.args.StandardRestore(abstract(wanted)))
+            values = self.read(wanted, step)
+        with self.reading(step):
             self.verify(values, step)
         return jax.tree.unflatten(jax.tree.structure(state), [values[k] for k in wanted])
 
@@ -220,10 +221,20 @@ class Checkpoints:
                 say(f"warning: {error}\n  It is now {aside}; the one before it is used.")
                 if jax.process_index() == 0:
                     aside.parent.mkdir(exist_ok=True)
+                    shutil.rmtree(aside, ignore_errors=True)  # of an earlier time that this step was damaged
                     (self.manager.directory / str(step)).rename(aside)
                 multihost_utils.sync_global_devices("set aside")
                 self.manager.reload()
         raise CheckpointError(f"no checkpoint in {self.manager.directory} is whole; to start anew, remove that folder")
+
+    def read(self, arrays: Mapping[str, Any], step: int) -> dict[str, jax.Array]:
+        """Arrays of a checkpoint, of each the parts that lie on this process. It may fail on one process alone, so none
+        waits for another here, as it would in Orbax's `Checkpointer`."""
+        shapes = abstract(arrays)
+        restore = ocp.args.PyTreeRestore(
+            shapes, restore_args=ocp.checkpoint_utils.construct_restore_args(shapes), partial_restore=True
+        )
+        return ocp.PyTreeCheckpointHandler().restore(self.manager.directory / str(step) / "default", args=restore)
 
     @contextlib.contextmanager
     def reading(self, step: int) -> Iterator[None]:
@@ -242,8 +253,8 @@ class Checkpoints:
         raise DamagedCheckpoint(f"checkpoint {self.manager.directory}/{step} is damaged ({told})") from failure
 
     def verify(self, values: Mapping[str, jax.Array], step: int) -> None:
-        """Raises DamagedCheckpoint if an array is not what was saved. (Checkpoints that `bigcl.convert` made have no
-        checksums.)"""
+        """Raises DamagedCheckpoint, on all processes, if an array is not what was saved; each must call. (Checkpoints
+        that `bigcl.convert` made have no checksums.)"""
         saved = (self.manager.metadata(step).custom_metadata or {}).get("checksums", {})
         found = jax.device_get(checksums({k: v for k, v in values.items() if k in saved}))
         if changed := [k for k, v in found.items() if int(v) != saved[k]]:
@@ -271,13 +282,9 @@ class Checkpoints:
         squares = {f"params/{theirs}{k.removeprefix(own)}": front for k, front in fronts.items() if taken.get(k)}
         chosen |= self.as_saved({k: (chosen[k], front) for k, front in squares.items()}, step)
         self.compare(chosen, step, where=f"init from {self.manager.directory}/{step}", partial=True)
-        restore = ocp.args.PyTreeRestore(
-            abstract(chosen),
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract(chosen)),
-            partial_restore=True,
-        )
         with self.reading(step):
-            values = ocp.PyTreeCheckpointer().restore(self.manager.directory / str(step) / "default", restore)
+            values = self.read(chosen, step)
+        with self.reading(step):
             self.verify(values, step)
         for key, front in squares.items():
             values[key] = self.resize(values[key], front, params[own + key.removeprefix(f"params/{theirs}")], key)
@@ -286,9 +293,9 @@ class Checkpoints:
     def as_saved(self, squares: Mapping[str, tuple[jax.Array, int]], step: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Of positions of squares of patches those that have another shape here, in that shape, whole on each
         device."""
-        found, saved = {}, self.saved_shapes(step) if squares else {}
+        found, saved = {}, self.saved_arrays(step) if squares else {}
         for key, (wanted, front) in squares.items():
-            shape = saved.get(key, wanted.shape)
+            shape = saved[key].shape if key in saved else wanted.shape
             fits = len(shape) == 2 and shape[1] == wanted.shape[1] and square(shape[0], front)
             if fits and shape != wanted.shape and square(len(wanted), front):
                 where = wanted.sharding
@@ -307,10 +314,10 @@ class Checkpoints:
             say(f"warning: {said}: {key} of {self.manager.directory} is not what was trained there")
         return jax.device_put(new.astype(wanted.dtype), wanted.sharding)
 
-    def saved_shapes(self, step: int) -> dict[str, tuple[int, ...]]:
-        """The shape of each array of a checkpoint."""
+    def saved_arrays(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each array of a checkpoint."""
         metadata = ocp.PyTreeCheckpointer().metadata(self.manager.directory / str(step) / "default").item_metadata.tree
-        return {k: tuple(v.shape) for k, v in metadata.items()}
+        return {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in metadata.items()}
 
     def available(self, step: int | None) -> int:
         """`step`, or the latest; an error that lists what there is if it is not there."""
@@ -321,15 +328,16 @@ class Checkpoints:
         return self.manager.latest_step() if step is None else step
 
     def compare(self, wanted: Mapping[str, Any], step: int, where: str, partial: bool = False) -> None:
-        """Raises CheckpointError with all differences between the arrays wanted and those saved."""
-        saved = self.saved_shapes(step)
+        """Raises CheckpointError with all differences between the arrays wanted and those saved; partial: of the arrays
+        wanted alone, which may be of another dtype, as those of other libraries are."""
+        saved = self.saved_arrays(step)
         lines = [f"  missing    {k} {tuple(v.shape)}" for k, v in wanted.items() if k not in saved]
-        lines += [f"  left over  {k} {s}" for k, s in saved.items() if k not in wanted and not partial]
-        lines += [
-            f"  shape      {k}: saved {saved[k]}, wanted {tuple(v.shape)}"
-            for k, v in wanted.items()
-            if k in saved and saved[k] != tuple(v.shape)
-        ]
+        lines += [f"  left over  {k} {v.shape}" for k, v in saved.items() if k not in wanted and not partial]
+        for k, v in wanted.items():
+            if k in saved and saved[k].shape != tuple(v.shape):
+                lines.append(f"  shape      {k}: saved {saved[k].shape}, wanted {tuple(v.shape)}")
+            elif k in saved and saved[k].dtype != v.dtype and not partial:
+                lines.append(f"  dtype      {k}: saved {saved[k].dtype}, wanted {v.dtype}")
         if lines:
             raise CheckpointError(f"{where} does not fit this config:\n" + "\n".join(lines))
 

@@ -97,4 +97,5 @@ def convert(
 
 
 if __name__ == "__main__":
+    host.end_with_reader()
     main()

@@ -40,12 +40,15 @@ def main() -> None:
     try:
         host.configure_jax()
         host.join_cluster()
-        lines = [*inventory(), *links(), loss_check(), workdir_check(args.workdir)]
+        wrong = False
+        for look in (inventory, links, lambda: [loss_check()], lambda: [workdir_check(args.workdir)]):
+            lines = look()
+            wrong |= any("WRONG" in line for line in lines)
+            if jax.process_index() == 0:
+                print(*lines, sep="\n", flush=True)  # at once: whatever comes next may hang
     except ConfigError as error:
         sys.exit(f"error: {error}")
-    if jax.process_index() == 0:
-        print("\n".join(lines))
-    if any("WRONG" in line for line in lines):
+    if wrong:
         sys.exit(1)
 
 

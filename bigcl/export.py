@@ -63,14 +63,14 @@ def export(
     from bigcl.interop import card, proof
     from bigcl.interop.model import expect_one_scale, load
 
-    if verify:
-        proof.check_installed(target)
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"--out: {out} is not empty; choose another folder")
     model = load(workdir, step)
     write = importlib.import_module(TARGETS[target]).export
     if target in ("open_clip", "transformers", "timm", "onnx"):
         expect_one_scale(model.task, target)
+    if verify:
+        proof.check_installed(target, model)
     with named(out):
         write(model, out)
         figures = proof.prove(target, model, out) if verify else None
@@ -102,4 +102,5 @@ def named(out: pathlib.Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    host.end_with_reader()
     main()

@@ -1,14 +1,18 @@
 """What must be settled before a run starts: the allocator on CPU, the compilation cache, the other processes."""
 
+import atexit
 import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import os
 import pathlib
 import platform
 import re
+import signal
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,7 +39,8 @@ ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 def prepare() -> None:
     """Before anything is imported: on a CPU, keeps the exchanges between devices in one order, and under Linux starts
-    the program again, once, with huge pages for malloc."""
+    the program again, once, with huge pages for malloc. Then `end_with_reader`."""
+    end_with_reader()
     env = os.environ
     # Where there is no TPU, libtpu's profiler crashes. Whatever might be an accelerator is left to JAX.
     some = device_files("accel*", "vfio/[0-9]*", "nvidiactl", "kfd") or any(k.startswith("TPU_") for k in env)
@@ -48,6 +53,44 @@ def prepare() -> None:
         return
     os.environ.update(ALLOCATOR)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+UNREAD = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 1
+"""The exit status of a process whose output nobody reads any more, as shells have it."""
+
+
+class Pipe(io.FileIO):
+    """Standard output that ends the process, without a word, when its reader has gone."""
+
+    gone = False
+
+    def write(self, b: Any, /) -> int:
+        try:
+            return super().write(b)
+        except BrokenPipeError:
+            self.gone = True
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # for what is still printed until the end
+            raise SystemExit(UNREAD) from None
+
+
+def end_with_reader() -> None:
+    """For commands whose output goes to `head` and the like. The signal itself is left alone: it would end a process
+    for a lost connection as well."""
+    out = sys.stdout
+    if not isinstance(out, io.TextIOWrapper) or not stat.S_ISFIFO(os.fstat(out.fileno()).st_mode):
+        return
+    pipe = Pipe(out.fileno(), "w", closefd=False)
+    lines: dict[str, Any] = {"line_buffering": out.line_buffering, "write_through": out.write_through}
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(pipe), out.encoding, out.errors, **lines)
+    atexit.register(flush_last, pipe)
+
+
+def flush_last(pipe: Pipe) -> None:
+    """The interpreter flushes at the end too, and either complains or forgets the status."""
+    with contextlib.suppress(SystemExit):
+        sys.stdout.flush()
+    if pipe.gone:
+        os._exit(UNREAD)
 
 
 def on_cpu() -> bool:
@@ -89,9 +132,15 @@ def join_cluster(seconds: float = 300.0) -> None:
     import jax
 
     from bigcl.registry import ConfigError
+    from bigcl.watchdog import HEARTBEAT, PARTING
 
     jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM for itself, at some time from here on
-    env, patience = os.environ, max(1, int(seconds))
+    env = os.environ
+    timeouts: dict[str, Any] = {
+        "initialization_timeout": max(1, int(seconds)),
+        "heartbeat_timeout_seconds": HEARTBEAT,
+        "shutdown_timeout_seconds": PARTING,
+    }
     if address := env.get("JAX_COORDINATOR_ADDRESS"):
         if missing := [k for k in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID") if not env.get(k, "").isdecimal()]:
             raise ConfigError(f"JAX_COORDINATOR_ADDRESS is set, so {' and '.join(missing)} must be numbers")
@@ -102,11 +151,15 @@ def join_cluster(seconds: float = 300.0) -> None:
             )
         # Without "deactivate" JAX would still ask Slurm or Open MPI, and see one device of each machine.
         number, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
-        jax.distributed.initialize(
-            address, number, index, cluster_detection_method="deactivate", initialization_timeout=patience
-        )
+        jax.distributed.initialize(address, number, index, cluster_detection_method="deactivate", **timeouts)
     elif several_processes(env):
-        jax.distributed.initialize(initialization_timeout=patience)
+        try:
+            jax.distributed.initialize(**timeouts)
+        except ValueError as error:  # JAX sees no cluster, as in a shell of `salloc`
+            raise ConfigError(
+                f"the environment speaks of several processes, but this is none of them ({error}): start all at once, "
+                "under Slurm by `srun python -m ...`, or this one alone without SLURM_NTASKS"
+            ) from error
     check_devices(env)
 
 

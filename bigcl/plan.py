@@ -89,4 +89,5 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
+    host.end_with_reader()
     app.run(main, flags_parser=command.parser(__doc__))

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import signal
 import sys
 import time
@@ -71,6 +72,10 @@ def run(config: dict[str, Any], workdir: pathlib.Path, report: bool = True) -> N
 
     config = stages.resolved(config)
     configs.check_given(config)
+    if re.match(r"\w+:/", str(workdir)):
+        raise ConfigError(
+            f"--workdir {workdir}: expected a folder; mount the bucket (gcsfuse) and give the folder there"
+        )
     try:
         check_writable(workdir)
     except OSError as error:

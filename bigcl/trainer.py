@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bigcl.checkpoint import Checkpoints
+from bigcl.checkpoint import CheckpointError, Checkpoints
 from bigcl.data.feed import Feed
 from bigcl.data.mixture import Mixture
 from bigcl.data.quarantine import TooManyBadRecords
@@ -139,12 +139,24 @@ class Trainer:
                     if self.due(hook, step):
                         hook(step, state, metrics)
             except (Diverged, TooManyBadRecords):
+                self.watchdog.doing(f"saving step {step}", self.deadlines.save)
                 self.checkpoints.save(step, state)  # steps that were not taken left the state as it was
                 raise
             if self.stopping(step):
-                self.checkpoints.save(step, state)
-                raise Interrupted(f"stopped after step {step} of {self.steps}, and saved", self.notice.signal)
+                how = self.save_at_once(step, state)
+                raise Interrupted(f"stopped after step {step} of {self.steps}, {how}", self.notice.signal)
         return state
+
+    def save_at_once(self, step: int, state: TrainState) -> str:
+        """Saves, waits for it, and says how that went. A full disk is no reason for a run not to be started again: it
+        goes on from the checkpoint before."""
+        self.watchdog.doing(f"saving step {step}", self.deadlines.save)
+        try:
+            self.checkpoints.save(step, state)
+            failure = self.checkpoints.settle()
+        except CheckpointError as error:
+            failure = f"{error}"
+        return f"but not saved: {failure}" if failure else "and saved"
 
     def hooks(self, log: Log, meter: Meter, rows: list[dict[str, Any]]) -> list[Hook]:
         """What happens beside the steps, in this order: a row is written before the checkpoint that makes it final, and

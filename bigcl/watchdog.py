@@ -27,6 +27,13 @@ BEAT = 10.0
 LATER = 60.0
 """Seconds by which JAX waits longer for processes to come than the watchdog, which can say who is missing."""
 
+HEARTBEAT = 100
+"""Seconds in which JAX must hear from a process, whatever its Python does; else its machine is taken for dead, and JAX
+ends the others with SIGABRT, which need not wait for a deadline then."""
+
+PARTING = 300
+"""Seconds for which JAX waits at the end for the other processes to end, one of which may be writing the report."""
+
 AGREE = 5.0
 """Seconds between two questions of all processes whether one of them was asked to stop."""
 

@@ -23,7 +23,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # `python launch/gke.py` finds both packages as well
 
-from bigcl.host import REQUEUE
+from bigcl.host import REQUEUE, end_with_reader
+from launch.bucket import FUSE, bucket_of
 from launch.job import Arguments, Job, JobError, add_arguments, make_job, split
 
 Manifest = dict[str, Any]
@@ -185,8 +186,8 @@ def volumes_of(job: Job) -> tuple[list[Manifest], list[Manifest]]:
         source, _, target = mount.rpartition(":")
         volume: Manifest = {"name": f"mount-{i}"}
         if source.startswith("gs://"):
-            bucket, _, folder = source.removeprefix("gs://").partition("/")
-            options = "implicit-dirs" + (f",only-dir={folder}" if folder else "")
+            bucket, folder = bucket_of(source)
+            options = ",".join([*FUSE, *([f"only-dir={folder}"] if folder else [])])
             volume["csi"] = {
                 "driver": "gcsfuse.csi.storage.gke.io",
                 "volumeAttributes": {"bucketName": bucket, "mountOptions": options},
@@ -252,4 +253,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     sys.exit(main(sys.argv[1:]))

@@ -59,6 +59,8 @@ class Job:
                 raise JobError(
                     f"after --, bigcl.train needs --{flag}: -- --config configs/emoji.py --workdir runs/emoji"
                 )
+        if "://" in self.workdir:
+            raise JobError(f"--workdir {self.workdir}: expected a folder, as /gcs/runs/a with --mount gs://BUCKET:/gcs")
 
     def flag(self, name: str) -> str | None:
         """The value of `--name VALUE` or `--name=VALUE` of bigcl.train."""

@@ -1,8 +1,8 @@
 """Runs a job on this machine: `python launch/local.py -n 4 -- --config configs/emoji.py --workdir runs/emoji`.
 
 Several processes act as the hosts of a cluster, each with its own devices: on a CPU `--chips` emulated ones, of GPUs
-its share. Ctrl-C once: all save and stop; twice: at once. A crash of one restarts all, `--restarts` times; a preemption
-(exit status 75) always.
+its share. Ctrl-C once: all save and stop; twice: at once; three times: they are killed. A crash of one restarts all,
+`--restarts` times; a preemption (exit status 75) always.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from types import FrameType
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # `python launch/local.py` finds both packages as well
 
-from bigcl.host import REQUEUE, device_files
+from bigcl.host import REQUEUE, device_files, end_with_reader
 from launch.job import ROOT, JobError, add_arguments, make_job, split
 
 GRACE = 60.0
@@ -55,6 +55,8 @@ class Group:
             )
             for env in self.environments
         ]
+        if self.stopped:  # asked before they were there
+            self.send(signal.SIGTERM)
         readers = [threading.Thread(target=relay, args=pair) for pair in enumerate(self.processes) if not alone]
         for reader in readers:
             reader.start()
@@ -210,4 +212,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     sys.exit(main(sys.argv[1:]))

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # `python launch/slurm.py` finds both packages as well
 
-from bigcl.host import REQUEUE
+from bigcl.host import REQUEUE, end_with_reader
 from launch.job import ROOT, Arguments, Job, JobError, add_arguments, make_job, split
 
 
@@ -207,4 +207,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     sys.exit(main(sys.argv[1:]))

@@ -26,11 +26,15 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # `python launch/sweep.py` finds both packages as well
 
 from bigcl.files import replacing
+from bigcl.host import end_with_reader
 from bigcl.log import read_rows
 from launch import local, slurm
 from launch.job import Arguments, Job, JobError, make_job, split
 
 Value = bool | int | float | str
+
+LOG = "log.txt"
+"""What a member that was run on this machine has printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +135,7 @@ def save_sweep(members: Sequence[Member], file: str, workdir: pathlib.Path) -> N
 
 
 def run_local(members: Sequence[Member], job: Job, parallel: int) -> bool:
-    """Runs members on this machine, `parallel` at a time, each with its share of the GPUs and its output in `log.txt`.
+    """Runs members on this machine, `parallel` at a time, each with its share of the GPUs and its output in `LOG`.
     After Ctrl-C the running ones save, and no other begins; False then."""
     shares = local.share_devices(parallel, 0, {**os.environ, **job.env}) if parallel > 1 else [{}]
     own = [f"--hosts={job.hosts}", f"--chips={job.chips}", f"--restarts={job.restarts}", f"--name={job.name}"]
@@ -156,7 +160,10 @@ def run_local(members: Sequence[Member], job: Job, parallel: int) -> bool:
                     share = [f"--env={k}={v}" for k, v in shares[slot % len(shares)].items()]
                     running[slot] = member, start_local(member, job, [*own, *share])
             for slot in [slot for slot, (_, process) in running.items() if process.poll() is not None]:
-                del running[slot]
+                member, process = running.pop(slot)
+                if process.returncode:
+                    told = f"ended with status {process.returncode}, see {member.workdir / LOG}"
+                    print(f"launch: {member.name} {told}", flush=True)
             time.sleep(0.2)
     finally:
         for s, handler in previous.items():
@@ -170,7 +177,7 @@ def start_local(member: Member, job: Job, own: Sequence[str]) -> "subprocess.Pop
     """Starts one member by the local back end."""
     member.workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(pathlib.Path(local.__file__)), *own, "--", *job.train, *member.arguments()]
-    with (member.workdir / "log.txt").open("ab") as log:
+    with (member.workdir / LOG).open("ab") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
@@ -269,9 +276,8 @@ def summary(members: Sequence[Member]) -> int:
     for member in members:
         step, steps = member.progress()
         state = "finished" if member.finished() else f"step {step} of {steps}" if steps else "not begun"
-        print(
-            f"  {state:<20}{member.name}" + ("" if member.finished() else f"    {member.workdir}/log.txt" * bool(steps))
-        )
+        log = member.workdir / LOG
+        print(f"  {state:<20}{member.name}" + (f"    {log}" if log.exists() and not member.finished() else ""))
     left = sum(not m.finished() for m in members)
     if left:
         print(f"{left} of {len(members)} not finished; the same command goes on with them")
@@ -279,4 +285,5 @@ def summary(members: Sequence[Member]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """Runs a job on Cloud TPU VMs through gcloud, from a queued resource to the last step:
 
     python launch/tpu_vm.py run my-run --zone us-east5-b --type v6e-16 --runtime v2-alpha-tpuv6e --spot \\
-        -- --config configs/siglip.py:data=gs://bucket/pairs --workdir gs://bucket/runs/a
+        --mount gs://bucket:/gcs -- --config configs/siglip.py:data=gs://bucket/pairs --workdir /gcs/runs/a
 
 run      creates the slice, copies the code, installs, starts all hosts, and watches: a slice that was taken away is
          created again, and the run goes on from its last checkpoint; --dry-run prints every command
@@ -26,7 +26,8 @@ from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # `python launch/tpu_vm.py` finds both packages as well
 
-from bigcl.host import REQUEUE
+from bigcl.host import REQUEUE, end_with_reader
+from launch.bucket import mount_command
 from launch.job import ROOT, Arguments, Job, JobError, add_arguments, make_job, split
 
 COMING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "CREATING", "PROVISIONING")
@@ -38,6 +39,9 @@ STOP = 'cd ~/bigcl-job && if kill -0 "$(cat pid)"; then kill -TERM "$(cat pid)";
 
 WATCH = 30.0
 """Seconds between two looks at a slice."""
+
+LOOKS = 20
+"""So many looks in a row may fail before it is given up to watch, which ends nothing on the hosts."""
 
 WORKER = """#!/bin/bash
 # Trains on this host until it is done, was stopped, or has crashed too often. All hosts of the job run this at once:
@@ -162,6 +166,8 @@ class Slice:
                 self.gcloud("tpu-vm", "scp", str(file), f"{self.name}:bigcl-job/{file.name}", "--worker=all")
         self.ssh("tar -C ~/bigcl-job/code -xzf ~/bigcl-job/code.tar.gz")
         self.ssh(SETUP)
+        for mount in job.mounts:
+            self.ssh(mount_command(mount))
         self.ssh("cd ~/bigcl-job/code && nohup bash ../worker.sh >>../train.log 2>&1 </dev/null &")
 
     def hosts(self) -> int:
@@ -188,7 +194,7 @@ def run(tpu: Slice, job: Job) -> int:
         if state == "ABSENT":
             tpu.create()
         try:
-            if tpu.dry_run or "absent" in tpu.statuses():
+            if tpu.dry_run or "running" not in tpu.statuses():  # new, stopped or failed
                 tpu.start(job)
             status = watch(tpu)
         except JobError:
@@ -201,10 +207,19 @@ def run(tpu: Slice, job: Job) -> int:
 
 def watch(tpu: Slice) -> int | None:
     """Waits for the hosts: the status that all ended with (the first other than 0), or None if the slice is gone."""
+    failures = 0
     while True:
-        if not tpu.dry_run and tpu.state() != "ACTIVE":
-            return None
-        statuses = tpu.statuses()
+        try:
+            if not tpu.dry_run and tpu.state() != "ACTIVE":
+                return None
+            statuses, failures = tpu.statuses(), 0
+        except JobError as error:  # of the network; or the hosts are gone, and the state does not say so yet
+            failures += 1
+            if failures == LOOKS:
+                raise
+            print(f"launch: {error}", file=sys.stderr, flush=True)
+            time.sleep(WATCH)
+            continue
         if tpu.dry_run:
             return 0
         if all(status.startswith("ended") for status in statuses):
@@ -249,9 +264,12 @@ def main(argv: Sequence[str]) -> int:
     tpu = Slice(args.slice, args.zone, args.project, dry_run=args.dry_run)
     try:
         if args.do == "run":
-            return run(
-                dataclasses.replace(tpu, type=args.type, runtime=args.runtime, spot=args.spot), make_job(args, train)
-            )
+            job = make_job(args, train)
+            if job.image:
+                raise JobError("--image: no container is started on TPU VMs; the code runs as it lies here")
+            for mount in job.mounts:
+                mount_command(mount)  # what cannot be mounted is refused before anything is created
+            return run(dataclasses.replace(tpu, type=args.type, runtime=args.runtime, spot=args.spot), job)
         if args.do == "logs" and args.to:
             collect(tpu, args.to)
         elif args.do == "logs":
@@ -272,4 +290,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    end_with_reader()
     sys.exit(main(sys.argv[1:]))

@@ -91,6 +91,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_every_difference(problem
     assert f"shape      params/{first}: saved {state.params[first].shape}, wanted (1, 1)" in message
 
 
+def test_another_dtype_is_a_difference_and_no_damage(problem, tmp_path):
+    """As of moments, by `optim.mu_dtype`: nothing is put aside, and the run goes on as it was."""
+    folder, state = tmp_path / "checkpoints", problem.new()
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, state)
+    checkpoints.manager.wait_until_finished()
+    params = {k: v.astype(jnp.bfloat16) if k == "log_scale" else v for k, v in state.params.items()}
+    with pytest.raises(CheckpointError, match="dtype      params/log_scale: saved float32, wanted bfloat16"):
+        checkpoints.restore_newest(state.replace(params=params))
+    assert not (tmp_path / "damaged").exists() and same(checkpoints.restore_newest(state), state)
+
+
 def test_a_step_that_is_not_there_is_named(problem, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     with pytest.raises(CheckpointError, match="no checkpoint in"):
@@ -206,6 +218,19 @@ def test_damage_is_found_and_the_checkpoint_before_is_used(problem, tmp_path, se
         assert same(restored, old) and "is damaged" in capsys.readouterr().err
     else:
         assert same(restored, new)
+
+
+def test_the_same_step_may_be_damaged_again(problem, tmp_path):
+    folder, state = tmp_path / "checkpoints", problem.new()
+    for _ in range(2):
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(1, state)
+        checkpoints.save(2, state)
+        checkpoints.close()
+        largest = max((p for p in (folder / "2").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+        largest.write_bytes(b"")
+        assert same(Checkpoints(folder).restore_newest(state), state)
+        assert kept(folder) == [1] and kept(tmp_path / "damaged") == [2]
 
 
 def test_a_flipped_bit_of_any_array_is_found(problem):

@@ -19,3 +19,10 @@ def test_a_save_that_one_process_cannot_write_is_no_checkpoint_of_any(tmp_path):
         for process in range(PROCESSES):
             assert (f"process {process}: a checkpoint could not be written" in reason) == (process in full), reason
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [str(step) for step in there]
+
+
+def test_a_part_that_one_process_cannot_read_is_a_damaged_checkpoint_for_all(tmp_path):
+    together("restore", tmp_path)
+    told = [json.loads((tmp_path / f"result-{i}.json").read_text()) for i in range(PROCESSES)]
+    assert told == [[True, [1]]] * PROCESSES
+    assert (tmp_path / "damaged" / "2").is_dir()

@@ -12,6 +12,8 @@ distant-labels  which sentences a picture of their page shows, from embeddings o
 import importlib
 import sys
 
+from bigcl import host
+
 COMMANDS = {
     "index": "bigcl.data.index",
     "convert": "bigcl.data.convert",
@@ -35,4 +37,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    host.end_with_reader()
     main(sys.argv[1:])

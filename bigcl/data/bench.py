@@ -11,14 +11,14 @@ import itertools
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bigcl.data.loader import Loader, available_cores, example_rng, stack
 from bigcl.data.pipeline import config_argument, open_pipeline, parse_args
-from bigcl.data.sources import BadRecord, Example, Source, source_name
+from bigcl.data.sources import BadRecord, Example, Source, reads, source_name
 from bigcl.data.sources.arrayrecord import ArrayRecord
 from bigcl.data.transforms import Transform
 
@@ -39,6 +39,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, not a table")
     args = parse_args(parser, argv)
     pipeline = open_pipeline(args.config)
+    pipeline.loader.spec()  # ends here, and says why, where no example can be used
     stages, examples = time_stages(pipeline.source, pipeline.transforms, pipeline.loader, args.seconds)
     rates = {}
     for workers in args.workers or [pipeline.loader.workers]:
@@ -100,20 +101,21 @@ def make_batch(
     rows: list[Any] = []
     for indices, rngs in groups(loader, step):
         with stages[0]:
-            examples = [attempt(source.__getitem__, index) for index in indices]
+            examples = [None if isinstance(e, BadRecord) else e for e in reads(source, indices)]
         for transform, stage in zip(transforms, stages[1:-1], strict=True):
             with stage:
-                examples = [e and attempt(transform, e, rng) for e, rng in zip(examples, rngs, strict=True)]
+                examples = [attempt(transform, e, rng) for e, rng in zip(examples, rngs, strict=True)]
         rows += filter(None, examples)
-    with stages[-1]:
-        stack(rows, source_name(source))
+    if rows:
+        with stages[-1]:
+            stack(rows, source_name(source))
     return len(rows)
 
 
-def attempt(make: Callable[..., Mapping[str, Any]], *args: Any) -> Example | None:
-    """An example, or None if it is a bad record."""
+def attempt(transform: Transform, example: Example | None, rng: np.random.Generator) -> Example | None:
+    """A transformed example, or None if it is a bad record."""
     try:
-        return dict(make(*args))
+        return None if example is None else transform(example, rng)
     except BadRecord:
         return None
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from bigcl.data.cache import fsync, locked
 from bigcl.data.pipeline import open_source, parse_args, section, source_part
-from bigcl.data.sources import BadRecord, Example, Source, source_identity, source_name
+from bigcl.data.sources import BadRecord, Example, Source, place, reads, source_identity, source_name
 from bigcl.data.sources.arrayrecord import SUFFIX, pack
 from bigcl.data.transforms.image import FORMATS
 from bigcl.files import replacing, write_json_lines
@@ -60,8 +60,8 @@ def main(argv: list[str]) -> None:
 def fraction(text: str) -> tuple[int, int]:
     """ "2/8" -> (2, 8)."""
     part, _, parts = text.partition("/")
-    if not 0 <= int(part) < int(parts):
-        raise ValueError(text)
+    if not (part.isdecimal() and parts.isdecimal() and int(part) < int(parts)):
+        raise argparse.ArgumentTypeError(f"expected I/N, 0/8 to 7/8, got {text!r}")
     return int(part), int(parts)
 
 
@@ -129,20 +129,20 @@ def read(
     source: Source, indices: range, size: int | None, image: str, bad: list[BadRecord], bar: "tqdm[Any]"
 ) -> Iterator[tuple[int, Example]]:
     """The examples with their indices, pictures reduced; those that cannot be read go to `bad`."""
-    for index in indices:
+    for index, example in zip(indices, reads(source, indices), strict=True):
         bar.update()
+        if isinstance(example, BadRecord):
+            bad.append(example)
+            continue
         try:
-            example = dict(source[index])
             if isinstance(example.get(image), np.ndarray) and example[image].dtype == np.uint8:
                 example[image] = encode(Image.fromarray(example[image].squeeze()), "PNG")
             if size is not None:
                 if not isinstance(example.get(image), bytes):
                     raise ValueError(f"no picture here; the example has {', '.join(example)}")
                 example[image] = reduce(example[image], size)
-        except BadRecord as error:
-            bad.append(error)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow raises all of them
-            bad.append(BadRecord(source_name(source), str(index), "", index, f"{image!r}: {error}"))
+            bad.append(BadRecord(source_name(source), str(index), *place(source, index), f"{image!r}: {error}"))
         else:
             yield index, example
 

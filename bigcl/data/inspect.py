@@ -6,6 +6,7 @@ python -m bigcl.data inspect --config configs/emoji.py --out batch.html
 import argparse
 import pathlib
 
+from bigcl.data.loader import BESIDE
 from bigcl.data.pipeline import Pipeline, config_argument, open_pipeline, parse_args
 from bigcl.data.sources import source_name
 from bigcl.files import replacing
@@ -38,7 +39,7 @@ def inspect(pipeline: Pipeline, name: str, step: int = 0, rows: int = 24) -> str
         step=step,
         source=source_name(pipeline.source),
         size=len(pipeline.source),
-        batch=batch,
+        batch={k: v for k, v in batch.items() if k == "index" or k not in BESIDE},
         originals=[dict(pipeline.source[index]) for index in batch["index"][:rows].tolist()],
         pad_id=None if tokenizer is None else tokenizer.pad_id,
         decode=getattr(tokenizer, "decode", None),

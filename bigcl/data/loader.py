@@ -1,9 +1,12 @@
 """The batches of one process: a pure function of (seed, step), made ahead of time by threads or worker processes."""
 
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,13 +14,15 @@ import grain.python as grain
 import jax
 import numpy as np
 from absl import flags
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from bigcl.data.order import Order, make_order
-from bigcl.data.sources import BadRecord, Example, Source, place, source_name
-from bigcl.data.transforms import Transform
+from bigcl.data.sources import BadRecord, Example, Source, place, reads, source_name
+from bigcl.data.transforms import Transform, field
+from bigcl.notice import PREEMPTION
 
 Batch = dict[str, np.ndarray]
+Marked = tuple[Example | BadRecord, dict[str, UInt64[np.ndarray, " n"]]]
 BESIDE = ("index", "bad", "repeats")
 """What comes with a batch and is not for the devices."""
 _REPLACEMENTS = 16
@@ -163,7 +168,7 @@ class Assemble:
                 attempt += 1
                 bad.append(self.facts(example, int(index[row])))
                 index[row] = self.replacement(example, int(index[row]), int(positions[row]), attempt)
-                (example,) = self.examples([int(index[row])], [int(positions[row])])
+                (example,) = self.each([int(index[row])], [int(positions[row])])
             examples.append(example)
         batch = {**stack(examples, source_name(self.source)), "index": index}
         if hasattr(self.source, "which"):
@@ -174,24 +179,30 @@ class Assemble:
 
     def each(self, indices: Sequence[int], positions: Sequence[int]) -> Iterator[Example | BadRecord]:
         """Transformed examples, a few made at a time; in the place of a bad record its error."""
+        read = map(self.marked, reads(self.source, indices))
         for start in range(0, len(indices), _TOGETHER):
-            yield from self.examples(indices[start : start + _TOGETHER], positions[start : start + _TOGETHER])
+            few = slice(start, start + _TOGETHER)
+            yield from self.transformed(list(itertools.islice(read, _TOGETHER)), indices[few], positions[few])
 
-    def examples(self, indices: Sequence[int], positions: Sequence[int]) -> list[Example | BadRecord]:
-        """Transformed examples, each with its own random numbers whichever process or thread makes it; in the place of
-        a bad record its error."""
-        examples: list[Any] = []
-        digests: list[np.ndarray] = []
-        rngs = [example_rng(self.seed, p) for p in positions]
-        row, doing = 0, "the source"
+    def marked(self, example: Example | BadRecord) -> Marked:
+        """An example of the source, and beside it the digests of its fields by which repeats are told."""
+        if not self.repeats or isinstance(example, BadRecord):
+            return example, {}
         try:
-            for row in range(len(indices)):
-                try:
-                    examples.append(dict(self.source[indices[row]]))
-                    digests.append(np.array([digest(examples[row][key]) for key in self.repeats], np.uint64))
-                except BadRecord as error:
-                    examples.append(error)
-                    digests.append(np.zeros(0, np.uint64))
+            return example, {"repeats": np.array([digest(field(example, key)) for key in self.repeats], np.uint64)}
+        except BadRecord as error:
+            error.key = name_of(example)
+            return error, {}
+
+    def transformed(
+        self, marked: Sequence[Marked], indices: Sequence[int], positions: Sequence[int]
+    ) -> list[Example | BadRecord]:
+        """Examples through the transforms, each with its own random numbers whichever process or thread does it; bad
+        records stay as they are."""
+        examples: list[Any] = [example for example, _ in marked]
+        rngs = [example_rng(self.seed, p) for p in positions]
+        row, doing = 0, ""
+        try:
             for transform in self.transforms:
                 doing = type(transform).__name__
                 for row, rng in enumerate(rngs):
@@ -205,11 +216,7 @@ class Assemble:
         except Exception as error:
             error.add_note(f"in {doing}, for example {indices[row]} of {source_name(self.source)}")
             raise
-        if self.repeats:
-            return [
-                e if isinstance(e, BadRecord) else {**e, "repeats": d} for e, d in zip(examples, digests, strict=True)
-            ]
-        return examples
+        return [e if isinstance(e, BadRecord) else {**e, **d} for e, (_, d) in zip(examples, marked, strict=True)]
 
     def facts(self, error: BadRecord, index: int) -> dict[str, Any]:
         """What is known of a bad record, for `quarantine.jsonl`."""
@@ -280,13 +287,23 @@ def iterate(batches: "grain.MapDataset[Batch]", workers: int, prefetch: int) -> 
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags; without absl.app nothing parses them
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=prefetch)
-        ahead = ahead.mp_prefetch(options, worker_init_fn=leave_signals_to_parent)
+        ahead = ahead.mp_prefetch(options, worker_init_fn=attend_parent)
     return iter(ahead)
 
 
-def leave_signals_to_parent(index: int, count: int) -> None:
-    """Runs in each worker: Ctrl-C reaches every process of a terminal, and the trainer still wants a batch or two."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def attend_parent(index: int, count: int) -> None:
+    """Runs in each worker, which ends with its parent and no sooner: Ctrl-C reaches every process of a terminal and a
+    scheduler's notice every process of a job, while the trainer still wants a batch or two."""
+    for number in (signal.SIGINT, *PREEMPTION):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def follow_parent() -> None:
+    """Ends this process when its parent is gone, killed perhaps, which Grain's workers would outlive for ever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def available_cores() -> int:

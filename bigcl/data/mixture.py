@@ -10,7 +10,7 @@ from jaxtyping import Int32, Int64
 
 from bigcl import registry
 from bigcl.data.order import Interleave, make_order
-from bigcl.data.sources import Example, Source, place, source_extent, source_identity
+from bigcl.data.sources import Example, Source, is_remote, place, source_extent, source_identity
 from bigcl.registry import Part
 
 _PRECISION = 2**31
@@ -47,6 +47,7 @@ class Mixture:
         if not sources:
             raise ValueError("mixture.sources: none")
         self.sources: dict[str, Source] = {k: registry.build("source", part) for k, part in sources.items()}
+        self.remote = any(map(is_remote, self.sources.values()))
         sizes = [len(source) for source in self.sources.values()]
         self.first: Int64[np.ndarray, " sources"] = np.array([0, *itertools.accumulate(sizes)], np.int64)
         self.weights = dict(zip(sources, sizes, strict=True)) if weights is None else dict(weights)

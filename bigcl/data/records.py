@@ -237,6 +237,12 @@ def url_inside(root: str, name: str) -> str:
     return f"{root}/{inside}"
 
 
+def is_remote(files: Iterable[File], named: NamedFiles | None = None) -> bool:
+    """Whether files, or those that they name, lie behind a network."""
+    roots = [named.root] if named and named.files and named.root else []
+    return any(map(storage.is_url, [*(file.path for file in files), *roots]))
+
+
 class Rows:
     """A source whose records are rows of text, each an example that may name files: CSV, JSON lines."""
 
@@ -249,6 +255,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def place(self, index: int) -> tuple[str, int]:
+        """File and byte of a row."""
+        return self.records.place(index)
 
     def __getitem__(self, index: int) -> Example:
         example = self.parse(index)

@@ -36,7 +36,7 @@ _PLAIN = {"headers": {"Accept-Encoding": "identity"}}  # a span of compressed by
 _OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "http": _PLAIN,
     "https": _PLAIN,
-    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}},
+    "s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}, "max_pool_connections": 64}},  # of 10 by default
 }
 _TAGS = ("ETag", "etag", "md5Hash", "Last-Modified", "LastModified", "updated", "mtime")
 

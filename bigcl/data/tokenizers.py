@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import importlib.metadata
 import importlib.util
+import itertools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Protocol, overload
@@ -15,7 +16,7 @@ from jaxtyping import Int32
 from bigcl import registry
 from bigcl.data.cache import prepare
 from bigcl.data.cleaning import Cleaning, clean_text
-from bigcl.data.sources import readable, source_name
+from bigcl.data.sources import BadRecord, Source, source_name
 from bigcl.files import replacing
 from bigcl.registry import ConfigError, Part
 
@@ -125,11 +126,20 @@ class BPE(TokenizersJSON):
         }
 
         def build(folder: pathlib.Path) -> None:
-            examples = (readable(opened.__getitem__, i) for i in range(len(opened)))
-            texts = (text for example in examples if example for text in texts_of(example[key]))
-            train_bpe(texts, vocab_size).save(str(folder / FILE))
+            texts = (text for i in range(len(opened)) for text in readable_texts(opened, i, key))
+            if (first := next(texts, None)) is None:
+                raise ValueError(f"tokenizer: no example of {source_name(opened)} has a text at {key!r}")
+            train_bpe(itertools.chain([first], texts), vocab_size).save(str(folder / FILE))
 
         super().__init__(str(prepare("bpe", recipe, build) / FILE))
+
+
+def readable_texts(source: Source, index: int, key: str) -> list[str]:
+    """The texts of an example at a key; none of one that is a bad record or has no such key."""
+    try:
+        return texts_of(source[index].get(key))
+    except (BadRecord, UnicodeDecodeError):
+        return []
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int) -> hf.Tokenizer:
@@ -275,8 +285,8 @@ def as_text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def texts_of(value: str | bytes | Sequence[Any] | Mapping[str, Any]) -> list[str]:
-    """All texts of a value: itself, or those of a list or dict."""
-    if isinstance(value, str | bytes):
-        return [as_text(value)]
-    return [as_text(v) for v in (value.values() if isinstance(value, Mapping) else value)]
+def texts_of(value: str | bytes | Sequence[Any] | Mapping[str, Any] | None) -> list[str]:
+    """All texts of a value: itself, or those of a list or dict; None is no text."""
+    if value is None or isinstance(value, str | bytes):
+        return [] if value is None else [as_text(value)]
+    return [as_text(v) for v in (value.values() if isinstance(value, Mapping) else value) if v is not None]

@@ -115,7 +115,7 @@ class Retrieval:
     def captions(self) -> tuple[list[str], Int32[np.ndarray, "t"]]:
         """All texts, and the example of each; read once. Raises ConfigError if there are none."""
         assert self.texts is not None
-        lists = [[] if value is None else texts_of(value) for value in self.examples.column(self.texts)]
+        lists = [texts_of(value) for value in self.examples.column(self.texts)]
         captions = [text for each in lists for text in each]
         if not captions:
             raise ConfigError(f"retrieval.texts: no example has a text at {self.texts!r}")

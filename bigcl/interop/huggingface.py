@@ -14,6 +14,7 @@ from bigcl.interop.processors import (
     preprocessing_of,
     processor_config,
     read_processor,
+    read_spiece,
     read_tokenizer,
     write_tokenizer,
 )
@@ -496,7 +497,7 @@ def load(path: pathlib.Path) -> Model:
         tensors = bigcl_form(files.read_tensors(weights), kind)
     arrays = read(names, tensors, shapes, where=str(weights))
     arrays |= {name: initial(task, name) for name in scalars}
-    tokenizer = read_tokenizer(weights.parent)
+    tokenizer = read_tokenizer(weights.parent) or (read_spiece(weights.parent) if kind == "siglip" else None)
     if tokenizer is None and "text" in task["towers"]:
         vocab = task["towers"]["text"]["vocab"]
         published = PRESETS["siglip2"] if vocab in PRESETS["siglip2"].vocab else preset

@@ -16,10 +16,10 @@ from PIL import Image
 
 from bigcl import registry
 from bigcl.checkpoint import Checkpoints
-from bigcl.data.tokenizers import FILE, TokenizersJSON, saved_tokenizer
+from bigcl.data.tokenizers import FILE, SentencePiece, TokenizersJSON, saved_tokenizer
 from bigcl.data.transforms.naflex import grid_shape
 from bigcl.experiment import outline
-from bigcl.interop import files, schema
+from bigcl.interop import files, schema, sentencepiece
 from bigcl.preparation import for_pictures, for_texts, option
 from bigcl.registry import ConfigError, Part
 from bigcl.state import Arrays, Skeleton
@@ -252,12 +252,20 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def own_tokenizer(workdir: pathlib.Path, part: Part | None) -> TokenizersJSON | None:
-    """The tokenizer of a run, with what is done to a text first; None, and a message, if it is no tokenizer.json."""
-    if not (workdir / FILE).exists():
+    """The tokenizer of a run as a tokenizer.json, with what is done to a text first; None, and a message, if there is
+    none that can be one."""
+    path = workdir / FILE
+    if not path.exists() and not path.with_suffix(".model").exists():
         if part is not None:
             print(f"{workdir}: no {FILE}, so the tokenizer ({part['kind']}) stays behind: texts are yours to tokenize")
         return None
     tokenizer = saved_tokenizer(workdir, part or {"kind": "tokenizers_json"})
+    if isinstance(tokenizer, SentencePiece):
+        try:
+            tokenizer = sentencepiece.as_file(tokenizer)
+        except ConfigError as error:
+            print(f"{workdir}: the tokenizer stays behind, and texts are yours to tokenize: {error}")
+            return None
     assert isinstance(tokenizer, TokenizersJSON)
     if tokenizer.clean:
         clean_within(tokenizer, tokenizer.clean)

@@ -163,13 +163,13 @@ def safetensors(folder: str, pictures: Sequence[Image.Image], texts: Sequence[st
 
 PEERS: dict[str, tuple[Callable[..., Outputs], tuple[str, ...]]] = {
     "open_clip": (open_clip, ("torch", "torchvision", "open_clip")),
-    "transformers": (transformers, ("torch", "torchvision", "transformers", "timm")),
+    "transformers": (transformers, ("torch", "torchvision", "transformers")),
     "timm": (timm, ("torch", "torchvision", "timm")),
     "jax": (jax, ("jax", "flatbuffers", "safetensors", "tokenizers")),
-    "onnx": (onnx, ("torch", "transformers", "timm", "onnxscript", "onnxruntime", "tokenizers")),
+    "onnx": (onnx, ("torch", "transformers", "onnxscript", "onnxruntime", "tokenizers")),
     "safetensors": (safetensors, ("safetensors",)),
 }
-"""How each target is run, and what must be installed for it."""
+"""How each target is run, and what must be installed for it; where the image tower is timm's, timm too."""
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import tokenizers as hf
 
-from bigcl.data.tokenizers import FILE, TokenizersJSON
-from bigcl.interop import files, schema
-from bigcl.interop.model import Inexpressible, Method, Model, Preprocessing
+from bigcl.data.tokenizers import FILE, SentencePiece, TokenizersJSON
+from bigcl.interop import files, schema, sentencepiece
+from bigcl.interop.model import Inexpressible, Method, Model, Preprocessing, clean_within
 from bigcl.interop.presets import Preset
 
 RESAMPLE: dict[Method, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -123,6 +123,18 @@ def read_tokenizer(folder: pathlib.Path) -> TokenizersJSON | None:
     tokenizer = tokenizer if pad is None else TokenizersJSON(str(folder / FILE), pad_id=pad)
     if config.get("tokenizer_class") in LOWERING:
         lowered(tokenizer)
+    return tokenizer
+
+
+def read_spiece(folder: pathlib.Path) -> TokenizersJSON | None:
+    """The tokenizer of a SigLIP folder that has a SentencePiece model and no tokenizer.json; None if it has neither."""
+    path = folder / "spiece.model"
+    if not path.exists():
+        return None
+    opened = SentencePiece(str(path))
+    opened.pad_id = opened.model.eos_id()  # whatever the model says of padding
+    tokenizer = sentencepiece.as_file(opened)
+    clean_within(tokenizer, "canonicalize")
     return tokenizer
 
 

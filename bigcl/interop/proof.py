@@ -19,6 +19,7 @@ from PIL import Image
 from bigcl import registry
 from bigcl.data.sources import Source, readable
 from bigcl.data.tokenizers import Tokenizer, saved_tokenizer
+from bigcl.interop import huggingface
 from bigcl.interop.model import Inexpressible, Model, Preprocessing
 from bigcl.interop.peers import PEERS
 from bigcl.preparation import applicable, evaluations
@@ -46,14 +47,25 @@ class Unproven(RuntimeError):
     """The exported model is not the same; the folder is left as it is."""
 
 
-def check_installed(target: str) -> None:
-    """Raises ImportError, naming the extra, if the target's library is not there to prove an export with."""
-    missing = [package for package in PEERS[target][1] if importlib.util.find_spec(package) is None]
+def check_installed(target: str, model: Model) -> None:
+    """Raises ImportError, naming the extra, if the target's library is not there to prove an export of a model with;
+    Inexpressible if it has no form for the model."""
+    needed = (*PEERS[target][1], *(("timm",) if is_timms(target, model) else ()))
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
         raise ImportError(
             f'--to {target}: the proof needs {", ".join(missing)}: pip install "bigcl[export]", or write without '
             "proof by --no-verify"
         )
+
+
+def is_timms(target: str, model: Model) -> bool:
+    """Whether the image tower is timm's within a target that has others too."""
+    if target not in ("transformers", "onnx"):
+        return False
+    if target == "onnx" and "text" not in model.task["towers"]:
+        return True
+    return huggingface.expressed(model)[0]["model_type"] == "vision-text-dual-encoder"
 
 
 def prove(target: str, model: Model, folder: pathlib.Path) -> dict[str, float]:

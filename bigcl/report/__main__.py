@@ -6,6 +6,7 @@ import argparse
 import pathlib
 import sys
 
+from bigcl import host
 from bigcl.report import build_comparison, build_report, build_sweep
 
 
@@ -28,4 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    host.end_with_reader()
     main()

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from markupsafe import Markup
 
 from bigcl import __version__
+from bigcl.data.transforms.naflex import unpatchify
 from bigcl.report.figures import Line, line_chart
 from bigcl.report.numbers import Big
 from bigcl.report.page import asset, template
@@ -49,7 +50,17 @@ class Sample:
 
     def tokens(self) -> list[str]:
         """Keys of token ids: integers [rows, length], where there is a tokenizer."""
-        return [k for k, v in self.batch.items() if self.pad_id is not None and v.ndim == 2 and v.dtype.kind in "iu"]
+        shapes = [f"{key}_shape" for key in self.patches()]
+        ids = [k for k, v in self.batch.items() if v.ndim == 2 and v.dtype.kind in "iu" and k not in shapes]
+        return ids if self.pad_id is not None else []
+
+    def patches(self) -> list[str]:
+        """Keys of pictures as patches of their own shape, as `naflex` makes them: [rows, tokens, patch * patch * 3]."""
+        return [k for k, v in self.batch.items() if v.ndim == 3 and f"{k}_shape" in self.batch]
+
+    def videos(self) -> list[str]:
+        """Keys of videos: bytes [rows, frames, H, W, 3]."""
+        return [k for k, v in self.batch.items() if v.ndim == 5 and v.shape[-1] == 3 and v.dtype == np.uint8]
 
     def lengths(self, key: str) -> np.ndarray:
         """Tokens of each row, padding not counted."""
@@ -105,16 +116,25 @@ def headline(sample: Sample) -> list[Big]:
 
 def card(sample: Sample, row: int) -> Card:
     """The card of a row of the batch."""
-    pictures, tokens = sample.pictures(), sample.tokens()
     spell = sample.decode or (lambda ids: " ".join(map(str, ids.tolist())))
     scalars = [k for k, v in sample.batch.items() if v.ndim == 1 and k != "index"]
     return Card(
         int(sample.batch["index"][row]),
-        [(key, data_uri(visible(sample.batch[key])[row], PICTURE)) for key in pictures],
-        [(key, spell(sample.batch[key][row]), str(sample.lengths(key)[row])) for key in tokens],
+        [(key, data_uri(picture, PICTURE)) for key, picture in pictures(sample, row)],
+        [(key, spell(sample.batch[key][row]), str(sample.lengths(key)[row])) for key in sample.tokens()],
         [(key, short(float(sample.batch[key][row]))) for key in scalars],
         [(key, text) for key, value in sample.originals[row].items() if (text := readable(value))],
     )
+
+
+def pictures(sample: Sample, row: int) -> list[tuple[str, UInt8[np.ndarray, "h w 3"]]]:
+    """What there is to see in a row; the frames of a video side by side."""
+    batch = sample.batch
+    return [
+        *((key, visible(batch[key])[row]) for key in sample.pictures()),
+        *((key, unpatchify(batch[key][row], *batch[f"{key}_shape"][row].tolist())) for key in sample.patches()),
+        *((key, np.concatenate(batch[key][row], axis=1)) for key in sample.videos()),
+    ]
 
 
 def visible(pictures: np.ndarray) -> UInt8[np.ndarray, "n h w 3"]:

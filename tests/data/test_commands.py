@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import pathlib
 import re
 import time
 
@@ -12,8 +13,10 @@ from bigcl.data import bench
 from bigcl.data.__main__ import main
 from bigcl.data.loader import Loader
 from bigcl.data.pipeline import open_pipeline, overridden, read_config
+from bigcl.data.sources import BadRecord
+from bigcl.data.transforms.naflex import patchify
 from bigcl.registry import ConfigError
-from bigcl.report.batch import Sample, array_row, render_batch
+from bigcl.report.batch import Sample, array_row, pictures, render_batch
 from tests.data import formats
 from tests.data.test_convert import encoded
 
@@ -85,6 +88,26 @@ def test_inspect(config, tmp_path, capsys):
         assert EVIL[:9] in page.text
 
 
+def test_inspect_shows_patches_videos_and_no_digests(config, tmp_path):
+    path = pathlib.Path(config)
+    text = path.read_text().replace('"prefetch": 1', '"prefetch": 1, "repeats": ["image", "text"]')
+    path.write_text(re.sub(r'{"kind": "resize", .*?}', '{"kind": "naflex", "patch": 8, "tokens": 12}', text))
+    pipeline = open_pipeline(read_config(config))
+    batch = pipeline.loader.host_batch(0)
+    assert batch["repeats"].shape == (8, 2) and batch["image"].shape == (8, 12, 192)
+    frames = np.random.default_rng(0).integers(0, 256, (8, 3, 4, 5, 3), np.uint8)
+    sample = Sample("x", 0, "made up", 8, {**batch, "video": frames}, [{}] * 8, 0, None, {})
+    assert sample.tokens() == ["text", "repeats"] and sample.patches() == ["image"]
+    for row in (0, 5):
+        (_, picture), (_, video) = pictures(sample, row)
+        assert np.array_equal(patchify(picture, 8), batch["image"][row][batch["image_mask"][row]])
+        assert np.array_equal(video[:, 5:10], frames[row, 1])
+    main(["inspect", "--config", config, "--out", str(tmp_path / "page.html"), "--rows", "5"])
+    page = Page((tmp_path / "page.html").read_text())
+    assert sum(name == "img" for name, _ in page.elements) == 5
+    assert "tokens of text" in page.text and "tokens of repeats" not in page.text
+
+
 def test_pages_of_other_data():
     batch = {
         "index": np.arange(3),
@@ -110,6 +133,20 @@ def test_bench(config, capsys):
     numbers = json.loads(capsys.readouterr().out)
     assert set(numbers["by_workers"]) == {"0", "1"} and all(rate > 0 for rate in numbers["by_workers"].values())
     assert numbers["by_workers"][str(numbers["loader"]["workers"])] == numbers["loader"]["per_second"]
+
+
+def test_bench_of_bad_records(config):
+    path = pathlib.Path(config)
+    path.write_text(path.read_text().replace('"length": 9', '"length": 9, "key": "words"'))
+    with pytest.raises(SystemExit, match=r"error: .*no 'words' in the example, which has"):
+        main(["bench", "--config", config])
+    loader = Loader([{"x": 1}], [refuse], batch=4, seed=0)
+    assert bench.make_batch(loader.forms[0].source, [refuse], loader, 0, [bench.Stage(n) for n in "abc"]) == 0
+
+
+def refuse(example, rng):
+    """A transform to which every example is a bad record."""
+    raise BadRecord(reason="none will do")
 
 
 class Slow(list):

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets
 
 from bigcl.data.convert import convert
-from bigcl.data.loader import BESIDE, Loader
+from bigcl.data.loader import BESIDE, Loader, bad_records
 from bigcl.data.pipeline import open_pipeline
 from bigcl.data.sources.arrayrecord import ArrayRecord, write_arrayrecord
 from bigcl.data.sources.emoji import Emoji
@@ -201,6 +201,20 @@ def test_same_examples_and_batches(part, rows):
         batch, reference = loader(source).host_batch(step), expected.host_batch(step)
         assert batch.keys() == reference.keys() == {"image", "text", "index"}
         assert all(np.array_equal(batch[k], reference[k]) for k in batch)
+
+
+@pytest.mark.parametrize("make", FORMATS, ids=lambda f: f.__name__)
+def test_a_broken_picture_is_listed_with_its_file(make, rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGCL_DATA", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    broken = [*rows[:30], {**rows[30], "image": b"\x89PNG, or not"}, *rows[31:]]
+    source = build("source", make(broken, tmp_path / "data"))
+    records = [record for step in range(-(-len(rows) // 16)) for record in bad_records(loader(source).host_batch(step))]
+    record = next(record for record in records if record["index"] == 30)
+    assert "no picture can be made of it" in record["reason"]
+    assert pathlib.Path(record["shard"]).parent.is_relative_to(tmp_path / "data") and record["source"] == source.name
+    if make in (jsonl, csv, tfrecord, webdataset, converted_to_webdataset):
+        assert pathlib.Path(record["shard"]).stat().st_size > record["offset"] > 0
 
 
 def test_indices_out_of_range(part):

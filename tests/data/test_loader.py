@@ -1,12 +1,21 @@
 """A batch depends on (seed, step) alone: not on hosts, workers, or where the run started."""
 
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcl.data.loader import Loader, pad_batches
+from bigcl.data.loader import Loader, bad_records, pad_batches
 from bigcl.data.order import permute
+from bigcl.data.sources import BadRecord, reads
 from bigcl.data.sources.arrays import Arrays, Synthetic
 from bigcl.data.transforms.image import Shift
 
@@ -114,6 +123,49 @@ def test_without_shuffle_the_order_is_the_source_s():
     ]
 
 
+class Together:
+    """A source that answers when so many read it at once, and else never; one example is bad."""
+
+    remote = True
+
+    def __init__(self, readers):
+        self.barrier = threading.Barrier(readers, timeout=30)
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, index):
+        self.barrier.wait()
+        if index == 5:
+            raise BadRecord(reason="broken")
+        return {"x": index}
+
+
+def test_remote_examples_are_read_side_by_side():
+    source = Together(16)
+    found = list(reads(source, range(64)))
+    assert [e["x"] for i, e in enumerate(found) if i != 5] == [i for i in range(64) if i != 5]
+    assert isinstance(found[5], BadRecord)
+    alone = Together(1)
+    batch = Loader(alone, [], batch=64, seed=3).host_batch(0)
+    alone.remote = False
+    expected = Loader(alone, [], batch=64, seed=3).host_batch(0)
+    assert all(np.array_equal(batch[k], expected[k]) for k in expected) and "bad" in expected
+    source.barrier.abort()
+    with pytest.raises(threading.BrokenBarrierError) as caught:
+        list(reads(source, range(64)))
+    assert caught.value.__notes__ == ["in the source, for example 0 of Together"]
+
+
+def test_a_field_of_repeats_that_is_not_there_is_named():
+    source = [{"x": 1, "text": "a"}] * 3 + [{"x": 2}]
+    batch = Loader(source, [], batch=4, seed=0, repeats=["text"]).host_batch(0)
+    assert bad_records(batch)[0]["reason"] == "no 'text' in the example, which has x"
+    assert len(set(batch["repeats"][:, 0].tolist())) == 1
+    with pytest.raises(BadRecord, match="no 'picture' in the example, which has x, text"):
+        Loader(source[:3], [], batch=4, seed=0, repeats=["picture"]).host_batch(0)
+
+
 def test_uneven_shapes_name_the_key():
     loader = make(Arrays({"points": [np.zeros(2), np.zeros(3)]}), [], batch=2)
     with pytest.raises(ValueError, match=r"'points' has shapes \(2,\) and \(3,\)"):
@@ -156,3 +208,56 @@ def test_a_padded_pass_is_the_same_every_time():
     source = Synthetic(SPEC, size=10)
     passes = [list(pad_batches(source, [Shift(2), Noise()], batch=4)) for _ in range(2)]
     assert_same(*passes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_workers_leave_a_notice_to_the_trainer(number):
+    """Slurm sends it to all processes of a job, a terminal to all in front; the steps until all agree need batches."""
+    batches = make(workers=2).batches()
+    found = [next(batches) for _ in range(2)]  # one from each: both are there
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, number)
+    found += [next(batches) for _ in range(10)]
+    batches.close()
+    assert_same(found, take(make(), 12))
+
+
+KILLED = """
+import multiprocessing, os, signal
+from tests.data.test_loader import make
+
+if __name__ == "__main__":
+    batches = make(workers=2).batches()
+    next(batches), next(batches)
+    print(*[worker.pid for worker in multiprocessing.active_children()], flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def alive(pid):
+    """Whether there is such a process, one that nobody has waited for aside."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_do_not_outlive_a_trainer_that_is_killed(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    with (tmp_path / "pids").open("w") as file:  # a pipe would be held open by the workers
+        done = subprocess.run([sys.executable, str(tmp_path / "killed.py")], env=env, stdout=file)
+    assert done.returncode == -signal.SIGKILL
+    workers = (tmp_path / "pids").read_text().split()
+    assert len(workers) == 2
+    deadline = time.monotonic() + 300
+    while left := [pid for pid in workers if alive(pid)]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                os.kill(int(pid), signal.SIGKILL)
+            raise AssertionError(f"workers {left} are still there")
+        time.sleep(0.1)

@@ -6,9 +6,11 @@ import random
 import numpy as np
 import pytest
 
+from bigcl.data.convert import convert
 from bigcl.data.loader import Loader
 from bigcl.data.records import url_inside
 from bigcl.data.sources import BadRecord, metadata
+from bigcl.data.sources.arrayrecord import ArrayRecord
 from bigcl.data.storage import StorageError
 from bigcl.registry import build
 from tests.data import test_formats
@@ -91,6 +93,29 @@ def test_a_server_that_refuses_is_no_bad_record(served, kind):
         source[3]
     faults.plan.clear()
     assert source[3]["text"] == "größe 3" or source[3]["text"] == "größe 3".encode()
+
+
+def test_pictures_of_a_data_set_on_a_disk_behind_a_server_that_refuses(served, rows, tmp_path):
+    _, part, faults = served("csv")
+    (tmp_path / "set").mkdir()
+    named = [{"path": f"{i}.png", "text": row["text"]} for i, row in enumerate(rows)]
+    local = test_formats.huggingface([{**row, "image": None} for row in named], tmp_path / "set")
+    options = {"columns": ["text"], "files": {"image": "path"}, "root": part["paths"].rstrip("/") + "/pictures"}
+    source = build("source", {**local, **options})
+    faults.plan.extend(["403"])
+    with pytest.raises(StorageError, match="403"):
+        source[3]
+    assert source[3]["image"] == rows[3]["image"] and source.place(3)[0].startswith(str(tmp_path / "set"))
+
+
+def test_a_conversion_leaves_nothing_out_when_the_network_fails(served, tmp_path):
+    local, part, faults = served("csv")
+    source = build("source", part)
+    faults.plan.extend([""] * 6 + ["403"])
+    with pytest.raises(StorageError, match="403"):
+        convert(source, tmp_path / "out", per_shard=COUNT, max_bad_fraction=0.5)
+    assert convert(source, tmp_path / "out", per_shard=COUNT) == (COUNT, 0, 0)
+    assert examples(ArrayRecord(str(tmp_path / "out"))) == examples(local)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -261,7 +261,7 @@ class TestS3:
         test_formats.webdataset(rows, tmp_path / "data")
         for file in (tmp_path / "data").glob("*.tar"):
             client.put_object(Bucket="bucket", Key=f"epoch/{file.name}", Body=file.read_bytes())
-        patience = dataclasses.asdict(dataclasses.replace(QUICK, request=1.0))
+        patience = dataclasses.asdict(dataclasses.replace(QUICK, request=1.0, attempts=30))
         source = build("source", {"kind": "webdataset", "shards": "s3://bucket/epoch/", "patience": patience})
         faults.plan.extend(["reset", "", "500", "slow", "", "", "short", "reset", ""] * 4)
         loader, seen = Loader(source, [Pixels()], batch=10, seed=2), []
@@ -270,7 +270,7 @@ class TestS3:
             seen += batch["index"].tolist()
             assert (batch["image"] == batch["index"][:, None]).all() and batch["image"].shape == (10, 2000)
         assert sorted(seen) == list(range(50)) and not faults.plan
-        faults.plan.extend(["reset"] * 9)
+        faults.plan.extend(["reset"] * 40)
         shard, offset = source.place(30)
         with pytest.raises(StorageError, match=rf"{socket.gethostname()}: {shard}, bytes {offset} to \d+: given up"):
             source[30]

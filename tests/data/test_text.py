@@ -7,7 +7,16 @@ import pytest
 
 from bigcl.data.sources import BadRecord
 from bigcl.data.transforms import Keep
-from bigcl.data.transforms.text import ChooseText, FormatText, RandomSwap, RemoveStopwords, Tokenize, WordDropout
+from bigcl.data.transforms.sentences import SampleSentences
+from bigcl.data.transforms.text import (
+    ChooseText,
+    CleanText,
+    FormatText,
+    RandomSwap,
+    RemoveStopwords,
+    Tokenize,
+    WordDropout,
+)
 
 NAMES = {"en": "cat", "de": "Katze", "fr": "chat"}
 
@@ -40,7 +49,7 @@ def test_choose_by_weight():
 def test_choose_among_what_is_there():
     choose = ChooseText("names", weights={"xx": 5.0, "de": 1.0})
     assert draws(choose, {"names": NAMES}, 10) == {"Katze": 10}
-    with pytest.raises(ValueError, match=r"'names': all of \['en'\] have weight 0"):
+    with pytest.raises(BadRecord, match=r"'names': all of \['en'\] have weight 0"):
         choose({"names": {"en": "cat"}}, np.random.default_rng(0))
     with pytest.raises(TypeError, match="weights go by name"):
         choose({"names": ["cat"]}, np.random.default_rng(0))
@@ -60,9 +69,9 @@ def test_choose_by_weights_of_the_example():
     assert set(draws(choose, {"texts": ["a", "b"], "scores": np.array([0.0, 2.0])}, 20)) == {"b"}
     counts = draws(choose, {"texts": NAMES, "scores": {"de": 3, "fr": 1}})
     assert abs(counts["Katze"] - 2250) < 120 and "cat" not in counts
-    with pytest.raises(ValueError, match="'scores': 3 weights for 2 texts at 'texts'"):
+    with pytest.raises(BadRecord, match="'scores': 3 weights for 2 texts at 'texts'"):
         choose({"texts": ["a", "b"], "scores": [1, 2, 3]}, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="all of 2 texts have weight 0"):
+    with pytest.raises(BadRecord, match="all of 2 texts have weight 0"):
         choose({"texts": ["a", "b"], "scores": [0, 0]}, np.random.default_rng(0))
 
 
@@ -117,9 +126,9 @@ def test_keep():
     example = {"a": 1, "b": {"c": {"d": 2}}}
     assert Keep(["a"])(example, rng) == {"a": 1}
     assert Keep({"x": "b/c/d", "a": "a"})(example, rng) == {"x": 2, "a": 1}
-    with pytest.raises(KeyError, match="'b/z': no 'z' in the example, which has c"):
+    with pytest.raises(BadRecord, match="'b/z': no 'z' in the example, which has c"):
         Keep(["b/z"])(example, rng)
-    with pytest.raises(KeyError, match="'a/z': no 'z' in the example, which has int"):
+    with pytest.raises(BadRecord, match="'a/z': no 'z' in the example, which has int"):
         Keep(["a/z"])(example, rng)
 
 
@@ -135,7 +144,7 @@ def test_format_joins_texts_where_all_are_there():
     assert always({"text": "cat", "group": None}, np.random.default_rng(0)) == {"text": "cat", "group": None}
 
 
-@pytest.mark.parametrize("texts", [[], [None], ["", " \n"], {"en": None, "de": b""}])
+@pytest.mark.parametrize("texts", [None, 5, [], [None], ["", " \n"], {"en": None, "de": b""}])
 def test_an_example_without_a_text_is_a_bad_record(texts):
     with pytest.raises(BadRecord, match="no text at 'texts'"):
         ChooseText("texts")({"texts": texts}, np.random.default_rng(0))
@@ -145,7 +154,38 @@ def test_blank_texts_are_not_chosen():
     assert set(draws(ChooseText("texts", "out", [1, 5]), {"texts": ["a", "  "]}, 50)) == {"a"}
 
 
-@pytest.mark.parametrize("text, reason", [("", "'text' is empty"), (" \n", "'text' is empty"), (b"\xff", "utf-8")])
+@pytest.mark.parametrize(
+    "text, reason",
+    [("", "'text' is empty"), (" \n", "'text' is empty"), (None, "'text' is empty"), (b"\xff", "utf-8")],
+)
 def test_what_cannot_be_tokenized_is_a_bad_record(text, reason):
     with pytest.raises(BadRecord, match=reason):
         Tokenize(8, tokenizer=None)({"text": text}, np.random.default_rng(0))
+
+
+READERS = [
+    ChooseText(),
+    ChooseText(["label", "text"]),
+    ChooseText("label", weights="text"),
+    FormatText("{text}"),
+    WordDropout(0.1),
+    RandomSwap(),
+    RemoveStopwords(),
+    CleanText(),
+    Tokenize(8, tokenizer=None),
+    SampleSentences(),
+    Keep(["text"]),
+]
+
+
+@pytest.mark.parametrize("transform", READERS, ids=lambda t: type(t).__name__)
+def test_an_example_that_lacks_the_field_is_a_bad_record(transform):
+    with pytest.raises(BadRecord, match="no 'text' in the example, which has label, box"):
+        transform({"label": ["a"], "box": 2}, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("transform", [WordDropout(0.1), RandomSwap(), RemoveStopwords(), CleanText()])
+@pytest.mark.parametrize("text, reason", [(None, "'text' is empty"), (b"\xff", "utf-8")])
+def test_a_text_that_is_none_is_not_the_word(transform, text, reason):
+    with pytest.raises(BadRecord, match=reason):
+        transform({"text": text}, np.random.default_rng(0))

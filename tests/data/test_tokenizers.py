@@ -130,8 +130,19 @@ def test_bpe_is_trained_once_on_the_texts_of_a_source(tmp_path, monkeypatch):
     assert np.array_equal(BPE(part, key="names", vocab_size=300)("the cat", 9), first("the cat", 9))
 
 
+def test_bpe_needs_a_text_of_some_examples_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIGCL_DATA", str(tmp_path / "root"))
+    odd = [{"text": None}, {"text": b"\xff"}, {"label": 3}, {"text": [None, TEXTS[0]]}]
+    write_arrayrecord([*odd, *({"text": t} for t in TEXTS[1:])], tmp_path / "data")
+    part = {"kind": "arrayrecord", "paths": str(tmp_path / "data")}
+    assert BPE(part, vocab_size=300).model.get_vocab() == train_bpe(iter(TEXTS), 300).get_vocab()
+    with pytest.raises(ValueError, match=r"no example of arrayrecord .*data has a text at 'txt'"):
+        BPE(part, key="txt")
+
+
 def test_texts_of():
-    assert texts_of("a") == texts_of(b"a") == texts_of(["a"]) == texts_of({"en": b"a"}) == ["a"]
+    assert texts_of("a") == texts_of(b"a") == texts_of(["a", None]) == texts_of({"en": b"a", "de": None}) == ["a"]
+    assert texts_of(None) == []
     assert texts_of({"en": "a", "de": "b"}) == ["a", "b"]
 
 

@@ -2,10 +2,12 @@
 
 import contextlib
 import resource
+import signal
 import subprocess
 
 import pytest
 
+from bigcl.host import REQUEUE
 from tests.faults.harness import Job, assert_same_run, history, last_step
 from tests.faults.tiny import parameters
 
@@ -83,6 +85,23 @@ def test_rows_that_cannot_be_written_wait(undisturbed, tmp_path):
     assert job.wait() == [0] and "metrics.jsonl can be written again" in job.output(), job.output()
     assert history(workdir) == history(undisturbed)
     assert parameters(workdir).keys() == parameters(undisturbed).keys()
+
+
+def test_asked_to_stop_while_the_disk_is_full_it_is_started_again(undisturbed, tmp_path):
+    """From the checkpoint before: a scheduler's notice is no crash, whatever the disk is."""
+    workdir = tmp_path / "run"
+    job = Job(workdir)
+    assert job.until_step(30), job.output()
+    process = job.processes[0].pid
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (100, resource.prlimit(process, resource.RLIMIT_FSIZE)[1]))
+    job.processes[0].send_signal(signal.SIGTERM)
+    assert job.wait() == [REQUEUE] and ", but not saved: a checkpoint could not be written" in job.output(), (
+        job.output()
+    )
+    assert not list((workdir / "checkpoints").glob("*tmp*"))
+    job = Job(workdir)
+    assert job.wait() == [0] and "is damaged" not in job.output(), job.output()
+    assert_same_run(workdir, undisturbed)
 
 
 @pytest.mark.parametrize("how", ["below a file", "read-only"])

@@ -1,11 +1,15 @@
 """Processes that do not belong together, and devices that compute the wrong thing."""
 
+import pathlib
+
 import pytest
 
 from bigcl import doctor, train
+from bigcl.config import plain
 from bigcl.host import agree
 from bigcl.registry import ConfigError
 from bigcl.watchdog import STUCK
+from tests.faults import tiny
 from tests.faults.harness import PATIENCE, Job
 
 OTHER = """
@@ -45,6 +49,14 @@ def test_a_process_that_does_not_come_ends_the_others(tmp_path):
     assert job.processes[0].wait(PATIENCE) == STUCK
     assert "process 0 on " in job.output() and "joining the other processes" in job.output(), job.output()
     assert "process 1: has not come" in job.output()
+
+
+def test_a_bucket_is_no_workdir(tmp_path, monkeypatch):
+    """Before anything is made: a folder named `gs:` of this machine would be lost with it."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="expected a folder; mount the bucket"):
+        train.run(plain(tiny.get_config()), pathlib.Path("gs://bucket/a"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_process_agrees_with_itself():

@@ -199,6 +199,15 @@ def test_the_target_agrees(towers, loss, change, target, kind, tokenizer, tmp_pa
     assert "in float32: passed" in card and "largest difference" in card
 
 
+def test_timm_is_needed_where_its_towers_are_alone(tokenizer, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name != "timm" else None)
+    for target in ("transformers", "onnx"):
+        proof.check_installed(target, make(SIGLIP, tokenizer, "sigmoid"))
+        proof.check_installed(target, make(CLIP, tokenizer))
+        with pytest.raises(ImportError, match=f"--to {target}: the proof needs timm"):
+            proof.check_installed(target, make(EMOJI, tokenizer))
+
+
 SNIPPET = """
 import json, pathlib
 import numpy as np

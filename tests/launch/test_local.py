@@ -128,6 +128,12 @@ time.sleep(600)
     assert counts(tmp_path, "saved") == [1, 1] and counts(tmp_path, "start") == [1, 1]
 
 
+def test_asked_to_stop_before_all_are_there_it_stops_them():
+    group = local.Group([sys.executable, "-c", "import time; time.sleep(600)"], local.environments(2, 0, {}))
+    group.stopped = 1  # by a signal that came between two attempts
+    assert group.run() == 128 + signal.SIGTERM
+
+
 def test_gpus_are_shared_out(monkeypatch):
     gpus = {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}
     shares = local.share_devices(2, 0, gpus)

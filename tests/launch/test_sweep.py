@@ -66,6 +66,21 @@ def test_finished_is_trained_and_evaluated(tmp_path, row, finished):
     assert member.finished() == finished
 
 
+def test_what_ended_with_an_error_is_named_with_its_log(tmp_path, capfd):
+    """At once, and in the list at the end; even if it had not begun."""
+    file = write(tmp_path, "(0.01, 0.02)")
+    root = tmp_path / "sweep"
+    command = [file, "--workdir", str(root), "--parallel=2", "--", "--config.no_such=1"]
+    assert sweep.main(command) == 1
+    output = capfd.readouterr().out
+    for name in ("lr=0.01", "lr=0.02"):
+        assert f"launch: {name} ended with status 1, see {root}/{name}/log.txt" in output
+        assert f"not begun           {name}    {root}/{name}/log.txt" in output
+        assert "no_such" in (root / name / "log.txt").read_text()
+    assert sweep.main([file, "--workdir", str(tmp_path / "other"), "--status"]) == 1
+    assert "log.txt" not in capfd.readouterr().out
+
+
 SUGGEST = """
 def suggest(trial):
     return {"optim.lr": trial.suggest_float("lr", 1e-4, 1.0, log=True)}

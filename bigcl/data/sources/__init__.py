@@ -21,12 +21,19 @@ A source that can read a few fields of many examples without the pictures also h
 and one that knows where an example lies
 
     source.place(index) -> (shard, offset)                     the file, and the byte in it; None if unknown
+
+and one whose reads wait for a network says so by `remote = True`, and is read by several threads at once.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import collections
+import concurrent.futures
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 Example = dict[str, Any]
+_READERS = 32
 
 
 class Source(Protocol):
@@ -73,6 +80,42 @@ def source_name(source: Source) -> str:
 def place(source: Source, index: int) -> tuple[str | None, int | None]:
     """File and byte of an example, where the source knows them."""
     return source.place(index) if hasattr(source, "place") else (None, None)
+
+
+def is_remote(source: Source) -> bool:
+    """Whether reading an example waits for a network."""
+    return getattr(source, "remote", False)
+
+
+def reads(source: Source, indices: Iterable[int]) -> Iterator[Example | BadRecord]:
+    """Examples in the order of their indices; in the place of a bad record its error. Of a remote source, so many at
+    once that what one waits for the network costs the others nothing."""
+
+    def read(index: int) -> Example | BadRecord:
+        try:
+            return dict(source[index])
+        except BadRecord as error:
+            return error
+        except Exception as error:
+            error.add_note(f"in the source, for example {index} of {source_name(source)}")
+            raise
+
+    if not is_remote(source):
+        yield from map(read, indices)
+        return
+    pool, ahead = readers(os.getpid()), collections.deque[concurrent.futures.Future[Example | BadRecord]]()
+    for index in indices:
+        ahead.append(pool.submit(read, index))
+        if len(ahead) == _READERS:
+            yield ahead.popleft().result()
+    for future in ahead:
+        yield future.result()
+
+
+@functools.cache
+def readers(process: int) -> concurrent.futures.ThreadPoolExecutor:
+    """The threads of a process that read what is remote; a forked process has none of them, and so its own."""
+    return concurrent.futures.ThreadPoolExecutor(_READERS, "reader")
 
 
 def source_identity(source: Source) -> Any:

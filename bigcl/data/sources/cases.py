@@ -7,7 +7,16 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from bigcl import registry
-from bigcl.data.sources import BadRecord, Example, metadata, place, source_extent, source_identity, source_name
+from bigcl.data.sources import (
+    BadRecord,
+    Example,
+    is_remote,
+    metadata,
+    place,
+    source_extent,
+    source_identity,
+    source_name,
+)
 from bigcl.data.transforms import Transform
 from bigcl.registry import Part
 
@@ -29,6 +38,7 @@ class Cases:
         seed: int = 0,
     ):
         self.source = registry.build("source", source)
+        self.remote = is_remote(self.source)
         self.name = f"cases of {source_name(self.source)}"
         steps: list[Transform] = [registry.build("transform", part) for part in transforms]
         columns = metadata(self.source, reads, 0, len(self.source))

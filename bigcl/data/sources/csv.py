@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, joined
+from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, is_remote, joined
 from bigcl.data.sources import Example
 from bigcl.data.storage import open_stream
 
@@ -42,6 +42,7 @@ class CSV(Rows):
                 raise ValueError(f"{path}: no column {sorted(absent)[0]!r}, but {', '.join(names)}")
         recipe = {"kind": "csv", "delimiter": delimiter, "header": columns is None}
         self.records = Records(self.name, found, recipe, lambda file: self.bounds(file, header=columns is None))
+        self.remote = is_remote(self.records.files, self.named)
         self.extent = [self.records.extent, delimiter, list(columns or ()), list(numbers)]
         self.identity = [self.records.identity, delimiter, list(columns or ()), list(numbers)]
 

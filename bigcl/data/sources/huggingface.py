@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bigcl.data.arrow import arrow_module, check_columns, row_example, table_metadata
-from bigcl.data.records import File, NamedFiles, extent, fingerprint
+from bigcl.data.records import File, NamedFiles, extent, fingerprint, is_remote
 from bigcl.data.sources import BadRecord, Example
+from bigcl.data.storage import StorageError
 
 _FILE_MAGIC = b"ARROW1"
 
@@ -35,6 +36,7 @@ class HuggingFace:
         self.name, self.named = f"huggingface {path}" + (f" {split}" if split else ""), NamedFiles(files, root)
         self.files = [File.of(str(file)) for file in data_files(pathlib.Path(path).expanduser(), split)]
         self.columns = None if columns is None else [*dict.fromkeys([*columns, *files.values()])]
+        self.remote = is_remote(self.files, self.named)
         self.identity = [fingerprint(self.files), list(columns or ())]
         self.extent = [extent((f.path, f.size) for f in self.files), list(columns or ())]
         self.open()
@@ -58,13 +60,24 @@ class HuggingFace:
     def __len__(self) -> int:
         return int(self.firsts[-1])
 
-    def __getitem__(self, index: int) -> Example:
+    def locate(self, index: int) -> tuple[int, int]:
+        """Which file an example is in, and which row of it."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: index {index} of {len(self)} examples")
         number = int(np.searchsorted(self.firsts, index, "right")) - 1
-        row, path = index - int(self.firsts[number]), self.files[number].path
+        return number, index - int(self.firsts[number])
+
+    def place(self, index: int) -> tuple[str, None]:
+        """The file of an example."""
+        return self.files[self.locate(index)[0]].path, None
+
+    def __getitem__(self, index: int) -> Example:
+        number, row = self.locate(index)
+        path = self.files[number].path
         try:
             return row_example(self.tables[number], row, self.named, path)
+        except StorageError:
+            raise
         except (OSError, ValueError) as error:
             raise BadRecord(self.name, str(index), path, None, f"row {row}: {error}") from error
 

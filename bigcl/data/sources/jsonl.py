@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, joined
+from bigcl.data.records import File, NamedFiles, Records, Rows, find_files, is_remote, joined
 from bigcl.data.sources import Example
 from bigcl.data.storage import open_stream
 
@@ -25,6 +25,7 @@ class JSONL(Rows):
         self.records = Records(self.name, find_files(paths, "*.jsonl"), {"kind": "jsonl"}, line_bounds)
         self.identity, self.extent = self.records.identity, self.records.extent
         self.named = NamedFiles(files, root)
+        self.remote = is_remote(self.records.files, self.named)
 
     def parse(self, index: int) -> Example:
         """The object of a line. Raises BadRecord."""

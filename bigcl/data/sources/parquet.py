@@ -12,7 +12,7 @@ import numpy as np
 
 from bigcl.data import storage
 from bigcl.data.arrow import arrow_module, check_columns, row_example, table_metadata
-from bigcl.data.records import File, NamedFiles, extent, find_files, fingerprint, joined
+from bigcl.data.records import File, NamedFiles, extent, find_files, fingerprint, is_remote, joined
 from bigcl.data.sources import BadRecord, Example
 from bigcl.data.storage import StorageError
 
@@ -43,6 +43,7 @@ class Parquet:
     ):
         self.name = f"parquet {joined(paths)}"
         self.files, self.named = find_files(paths, "*.parquet"), NamedFiles(files, root)
+        self.remote = is_remote(self.files, self.named)
         self.identity = [fingerprint(self.files), list(columns or ())]
         self.extent = [extent((f.path, f.size) for f in self.files), list(columns or ())]
         self.columns = None if columns is None else [*dict.fromkeys([*columns, *files.values()])]

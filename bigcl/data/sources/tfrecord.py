@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from bigcl.data.crc32c import crc32c
-from bigcl.data.records import File, Records, find_files, joined
+from bigcl.data.records import File, Records, find_files, is_remote, joined
 from bigcl.data.sources import Example
 from bigcl.data.sources.arrayrecord import parse_tf_example
 from bigcl.data.storage import open_stream
@@ -29,6 +29,7 @@ class TFRecord:
     def __init__(self, paths: str | Sequence[str]):
         self.name = f"tfrecord {joined(paths)}"
         self.records = Records(self.name, find_files(paths, "*.tfrecord*"), {"kind": "tfrecord"}, record_bounds)
+        self.remote = is_remote(self.records.files)
         self.identity, self.extent = self.records.identity, self.records.extent
 
     def __len__(self) -> int:
@@ -40,6 +41,10 @@ class TFRecord:
             return parse_tf_example(unframe(record))
         except ValueError as error:
             raise self.records.bad(index, str(error)) from error
+
+    def place(self, index: int) -> tuple[str, int]:
+        """File and byte of a record."""
+        return self.records.place(index)
 
 
 def record_bounds(file: File) -> Int64[np.ndarray, " n"]:

@@ -57,7 +57,7 @@ class WebDataset:
             self.indexes = list(
                 tqdm(opened, "opening shards", len(files), unit=" shards", delay=2, leave=False, disable=None)
             )
-        self.shards = files
+        self.shards, self.remote = files, any(map(storage.is_url, files))
         self.identity = hashlib.sha256(repr([(i.size, i.tag) for i in self.indexes]).encode()).hexdigest()
         counts = ((shard, i.size, i.samples) for shard, i in zip(files, self.indexes, strict=True))
         self.extent = extent(counts)

@@ -9,11 +9,11 @@ batch go through the same one of them, and the compiled step of a run knows the 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from bigcl.data.sources import Example
+from bigcl.data.sources import BadRecord, Example
 
 
 class Transform(Protocol):
@@ -37,11 +37,18 @@ class Keep:
 
 
 def lookup(example: Example, path: str) -> object:
-    """Value at "a/b/c" in nested dicts. Raises KeyError that lists what is there."""
+    """Value at "a/b/c" in nested dicts. Raises BadRecord that lists what is there."""
     value = example
     for part in path.split("/"):
         if not isinstance(value, dict) or part not in value:
             there = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-            raise KeyError(f"{path!r}: no {part!r} in the example, which has {there}")
+            raise BadRecord(reason=f"{path!r}: no {part!r} in the example, which has {there}")
         value = value[part]
     return value
+
+
+def field(example: Example, key: str) -> Any:
+    """The value at a key. Raises BadRecord that lists what is there."""
+    if key not in example:
+        raise BadRecord(reason=f"no {key!r} in the example, which has {', '.join(example)}")
+    return example[key]

@@ -12,7 +12,8 @@ import scipy.signal
 from jaxtyping import Float, Float32
 
 from bigcl.data.sources import BadRecord, Example
-from bigcl.data.tokenizers import as_text
+from bigcl.data.transforms import field
+from bigcl.data.transforms.text import read_text
 from bigcl.registry import ConfigError
 
 Sound = Float32[np.ndarray, " samples"]
@@ -35,7 +36,7 @@ class DecodeAudio:
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         soundfile = import_soundfile()
         try:
-            with soundfile.SoundFile(io.BytesIO(example[self.key])) as file:
+            with soundfile.SoundFile(io.BytesIO(field(example, self.key))) as file:
                 if not 0 < file.frames * file.channels <= _LIMIT:
                     raise BadRecord(reason=f"a sound of {file.frames} samples in {file.channels} channels")
                 wave, rate = file.read(dtype="float32", always_2d=True).mean(axis=1), file.samplerate
@@ -99,7 +100,7 @@ class ComposeAudio:
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
         x, y = (example[key] for key in self.sounds)
-        a, b = (as_text(example[key]) for key in self.names)
+        a, b = (read_text(example, key) for key in self.names)
         if rng.random() < self.overlay:
             clip = compose_clip(x, y, "overlay", self.peak)
             made = [(clip, f"{a} while {b}"), (clip, f"{b} while {a}")]

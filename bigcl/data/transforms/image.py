@@ -16,6 +16,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from bigcl.data.sources import BadRecord, Example
+from bigcl.data.transforms import field
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Box = tuple[float, float, float, float]
@@ -56,7 +57,7 @@ class DecodeImage:
         self.decoded: dict[bytes, Picture] = {}
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        value = example[self.key]
+        value = field(example, self.key)
         if isinstance(value, np.ndarray):
             image = Image.fromarray(value[..., 0] if value.ndim == 3 and value.shape[-1] == 1 else value)
             return {**example, self.key: np.asarray(opaque(image))}
@@ -162,7 +163,7 @@ class Resize:
         self.size, self.method, self.exact, self.key = size, method, exact, key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        image = opened(example[self.key])
+        image = opened(field(example, self.key))
         size = self.target(*image.shape[:2])
         return {**example, self.key: resize(image, size, self.method, exact=self.exact)}
 
@@ -291,7 +292,7 @@ class RandomResizedCrop:
         self.log_ratio = pair([math.log(r) for r in ratio])
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        image = opened(example[self.key])
+        image = opened(field(example, self.key))
         height, width = image.shape[:2]
         area = height * width * rng.uniform(*self.scale)
         root_ratio = math.exp(rng.uniform(*self.log_ratio) / 2)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from bigcl.data.sources import Example
+from bigcl.data.transforms import field
 from bigcl.data.transforms.image import Filter, Picture, opened, resize
 
 
@@ -33,7 +34,7 @@ class Naflex:
             self.forms = [Naflex(patch, length, method, key) for length in lengths]
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        image = opened(example[self.key])
+        image = opened(field(example, self.key))
         height, width = image.shape[:2]
         rows, columns = grid_shape(height, width, self.patch, self.tokens)
         patches = patchify(resize(image, (rows * self.patch, columns * self.patch), self.method), self.patch)
@@ -52,6 +53,13 @@ def patchify(image: Picture, patch: int) -> UInt8[np.ndarray, "n d"]:
     """Patches of a picture, row by row; the values of each in the order row, column, channel."""
     rows, columns = image.shape[0] // patch, image.shape[1] // patch
     return image.reshape(rows, patch, columns, patch, 3).swapaxes(1, 2).reshape(rows * columns, -1)
+
+
+def unpatchify(patches: UInt8[np.ndarray, "n d"], rows: int, columns: int) -> Picture:
+    """The picture of the first `rows` * `columns` patches: the inverse of `patchify`."""
+    patch = math.isqrt(patches.shape[1] // 3)
+    blocks = patches[: rows * columns].reshape(rows, columns, patch, patch, 3)
+    return blocks.swapaxes(1, 2).reshape(rows * patch, columns * patch, 3)
 
 
 def grid_shape(height: int, width: int, patch: int, tokens: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bigcl.data.sources import BadRecord, Example
+from bigcl.data.transforms import field
 from bigcl.data.transforms.text import is_blank, read_text
 
 
@@ -24,7 +25,7 @@ class SampleSentences:
         self.keys, self.out, self.merge = [key] if isinstance(key, str) else list(key), list(out), merge
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        texts = [read_text(example, key) for key in self.keys if not is_blank(example[key])]
+        texts = [read_text(example, key) for key in self.keys if not is_blank(field(example, key))]
         found = [part for text in texts for part in merged(split_sentences(text), self.merge)]
         if not found:
             raise BadRecord(reason=f"no sentence at {self.keys}")

@@ -1,7 +1,7 @@
 """Transforms of text."""
 
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from bigcl.data import cleaning
 from bigcl.data.sources import BadRecord, Example
 from bigcl.data.tokenizers import Tokenizer, as_text
+from bigcl.data.transforms import field
 
 OTHERS = "*"
 
@@ -32,10 +33,10 @@ class ChooseText:
         self.key, self.out, self.weights = key, out, weights
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        choices = example[self.key] if isinstance(self.key, str) else {key: example[key] for key in self.key}
+        choices = field(example, self.key) if isinstance(self.key, str) else {k: field(example, k) for k in self.key}
+        if is_blank(choices) or not isinstance(choices, Collection):
+            raise BadRecord(reason=f"no text at {self.key!r}")
         if isinstance(choices, str | bytes):
-            if is_blank(choices):
-                raise BadRecord(reason=f"no text at {self.key!r}")
             return {**example, self.out: choices}
         weights = self.weigh(choices, example)
         texts = list(choices.values()) if isinstance(choices, Mapping) else list(choices)
@@ -48,11 +49,11 @@ class ChooseText:
             if draw < 0:
                 return {**example, self.out: text}
         names = list(choices) if isinstance(choices, Mapping) else f"{len(choices)} texts"
-        raise ValueError(f"{self.key!r}: all of {names} have weight 0")
+        raise BadRecord(reason=f"{self.key!r}: all of {names} have weight 0")
 
     def weigh(self, choices: Any, example: Example) -> Sequence[float]:
         """One weight for each text of the example."""
-        weights = example[self.weights] if isinstance(self.weights, str) else self.weights
+        weights = field(example, self.weights) if isinstance(self.weights, str) else self.weights
         if weights is None:
             return [1.0] * len(choices)
         if isinstance(weights, Mapping):
@@ -62,7 +63,7 @@ class ChooseText:
             shared = weights.get(OTHERS, 0.0) / max(1, others)
             return [weights.get(name, shared) for name in choices]
         if isinstance(self.weights, str) and len(weights) != len(choices):
-            raise ValueError(f"{self.weights!r}: {len(weights)} weights for {len(choices)} texts at {self.key!r}")
+            raise BadRecord(reason=f"{self.weights!r}: {len(weights)} weights for {len(choices)} texts at {self.key!r}")
         return [*weights, *[0.0] * len(choices)][: len(choices)]
 
 
@@ -78,7 +79,7 @@ class FormatText:
         self.keys = [key for _, key, _, _ in string.Formatter().parse(template) if key is not None]
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        if rng.random() >= self.probability or any(example[key] is None for key in self.keys):
+        if rng.random() >= self.probability or any(field(example, key) is None for key in self.keys):
             return example
         return {**example, self.out: self.template.format(**{key: read_text(example, key) for key in self.keys})}
 
@@ -153,7 +154,7 @@ class CleanText:
         self.mode, self.key = mode, key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        return {**example, self.key: cleaning.clean_text(as_text(example[self.key]), self.mode)}
+        return {**example, self.key: cleaning.clean_text(read_text(example, self.key), self.mode)}
 
 
 class Tokenize:
@@ -178,8 +179,10 @@ def is_blank(value: Any) -> bool:
 
 
 def read_text(example: Example, key: str) -> str:
-    """A text of the example. Raises BadRecord for bytes that are no UTF-8."""
+    """A text of the example. Raises BadRecord where there is none, and for bytes that are no UTF-8."""
+    if (value := field(example, key)) is None:
+        raise BadRecord(reason=f"{key!r} is empty")
     try:
-        return as_text(example[key])
+        return as_text(value)
     except UnicodeDecodeError as error:
         raise BadRecord(reason=f"{key!r}: {error}") from error

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from bigcl.data.sources import BadRecord, Example
+from bigcl.data.transforms import field
 from bigcl.data.transforms.image import Filter, resize, shorter_side
 
 
@@ -33,9 +34,9 @@ class DecodeVideo:
         self.frames, self.place, self.size, self.method, self.key = frames, place, size, method, key
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        av = import_av()
+        av, data = import_av(), field(example, self.key)
         try:
-            with av.open(io.BytesIO(example[self.key])) as file:
+            with av.open(io.BytesIO(data)) as file:
                 stream = file.streams.video[0]
                 count = sum(packet.size > 0 for packet in file.demux(stream))
                 file.seek(0)
