@@ -207,10 +207,17 @@ def test_memory_that_nobody_knows_is_no_verdict(plan):
 
 
 @pytest.mark.parametrize(
-    ("stats", "limit"), [({"bytes_limit": 12 * 2**30}, 12 * 2**30), ({}, 16 * 2**30), (None, 16 * 2**30)]
+    ("platform", "stats", "limit"),
+    [
+        ("gpu", {"bytes_limit": 10 * 2**30}, 10 * 2**30),
+        ("gpu", None, 12 * 2**30),  # what JAX takes of it
+        ("tpu", {}, 16 * 2**30),
+        ("tpu", None, 16 * 2**30),
+    ],
 )
-def test_the_allocator_of_a_device_that_is_there_knows_its_memory(plan, stats, limit):
-    device = types.SimpleNamespace(platform="gpu", memory_stats=lambda: stats)
+def test_the_allocator_of_a_device_that_is_there_knows_its_memory(monkeypatch, platform, stats, limit):
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    device = types.SimpleNamespace(platform=platform, memory_stats=lambda: stats)
     figures = chips.Chip(1.0, 1.0, 16 * 2**30, 1.0, 1.0)
     assert memory(Buffers(1, 2, 3, []), [device], figures) == {
         "arguments": 1,
