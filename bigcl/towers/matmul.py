@@ -1,6 +1,7 @@
 """What the products with a transformer block's weights run in: the compute dtype, or eight bits as an experiment."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -52,8 +53,8 @@ def dense(product: DotGeneral, x: Float[Array, "..."], kernel: Float[Array, "...
 def plain(
     x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, preferred_element_type: Any = None, **_: Any
 ) -> Array:
-    """`jax.lax.dot_general` for `dense`, with the gradient of the weights as the product of inputs and gradients in
-    the order of the kernel's axes. JAX's own is its transpose, for which XLA on CPU copies the wider side, turned."""
+    """`jax.lax.dot_general` for `dense`, with the gradient of the weights in that one of its two orders in which XLA on
+    CPU turns the narrower side. (Of JAX's own it turns the gradient of the outputs, always.)"""
     product = plain_dense(len(dimension_numbers[0][0]), precision, preferred_element_type, x, kernel)
     return checkpoint_name(product, PRODUCT)
 
@@ -74,7 +75,12 @@ def _plain_backward(axes: int, precision: Any, dtype: Any, kept: Any, gradient: 
     lead = tuple(range(x.ndim - axes))
     outputs = tuple(range(len(lead), gradient.ndim)), tuple(range(axes, kernel.ndim))
     d_x = jax.lax.dot_general(gradient, kernel, (outputs, ((), ())), precision, x.dtype)
-    return d_x, jax.lax.dot_general(x, gradient, ((lead, lead), ((), ())), precision, kernel.dtype)
+    wide = math.prod(kernel.shape[:axes]) > math.prod(kernel.shape[axes:])
+    sides = (gradient, x) if wide else (x, gradient)
+    d_kernel = jax.lax.dot_general(*sides, ((lead, lead), ((), ())), precision, kernel.dtype)
+    if wide:
+        d_kernel = d_kernel.transpose(*range(kernel.ndim - axes, kernel.ndim), *range(kernel.ndim - axes))
+    return d_x, d_kernel
 
 
 plain_dense.defvjp(_plain_forward, _plain_backward)

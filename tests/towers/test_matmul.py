@@ -47,7 +47,7 @@ def test_products_and_gradients_are_near_the_exact_ones(matmul, shape, axes):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("shape", "axes"), [((96, 3, 4, 16), 1), ((4, 24, 80), 2), ((8, 6), 1)])
+@pytest.mark.parametrize(("shape", "axes"), [((96, 3, 4, 16), 1), ((4, 24, 80), 2), ((4, 24, 7, 3), 2), ((8, 6), 1)])
 def test_the_plain_product_is_that_of_jax(shape, axes, dtype):
     x, kernel = random(0, 5, 7, *shape[:axes]).astype(dtype), random(1, *shape).astype(dtype)
     pull = random(2, 5, 7, *shape[axes:]).astype(dtype)
