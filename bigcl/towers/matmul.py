@@ -76,8 +76,8 @@ def _plain_backward(axes: int, precision: Any, dtype: Any, kept: Any, gradient: 
     outputs = tuple(range(len(lead), gradient.ndim)), tuple(range(axes, kernel.ndim))
     d_x = jax.lax.dot_general(gradient, kernel, (outputs, ((), ())), precision, x.dtype)
     wide = math.prod(kernel.shape[:axes]) > math.prod(kernel.shape[axes:])
-    sides = (gradient, x) if wide else (x, gradient)
-    d_kernel = jax.lax.dot_general(*sides, ((lead, lead), ((), ())), precision, kernel.dtype)
+    left, right = (gradient, x) if wide else (x, gradient)
+    d_kernel = jax.lax.dot_general(left, right, ((lead, lead), ((), ())), precision, kernel.dtype)
     if wide:
         d_kernel = d_kernel.transpose(*range(kernel.ndim - axes, kernel.ndim), *range(kernel.ndim - axes))
     return d_x, d_kernel
