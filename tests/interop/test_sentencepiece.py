@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import json
+import re
 import unicodedata
 
 import numpy as np
@@ -116,7 +117,8 @@ def test_blanks_repetitions_and_marks(pair, text):
     ours, theirs = pair
     found, expected = theirs(text, 24), ours(text, 24)
     # Of equal scores SentencePiece rounds to float32: the same pieces may come in another order.
-    np.testing.assert_array_equal(*((found, expected) if len(set(text)) > 2 else map(np.sort, (found, expected))))
+    ties = len(set(text)) < 3 or re.search(r"(.)\1\1", text)
+    np.testing.assert_array_equal(*(map(np.sort, (found, expected)) if ties else (found, expected)))
 
 
 def test_marks_padding_and_cleaning(train):
@@ -181,7 +183,8 @@ def test_the_targets_tokenize_the_same(kind, clean, train, lines, tmp_path):
     assert proof.passed(figures) and figures["ids"] == 0
     import transformers
 
-    texts = lines[::40] + ([] if clean else [*sentencepiece.HARD])
+    repaired = [clean_text(line, "whitespace") for line in lines[::40]]  # which no tokenizer.json does
+    texts = repaired if clean else [*lines[::40], *sentencepiece.HARD]
     full = {"padding": "max_length", "truncation": True, "return_tensors": "np"}
     for theirs in (transformers.AutoTokenizer, transformers.AutoProcessor):
         opened = theirs.from_pretrained(tmp_path / "hf")
@@ -193,7 +196,6 @@ def test_the_targets_tokenize_the_same(kind, clean, train, lines, tmp_path):
     import open_clip
 
     opened = open_clip.get_tokenizer(f"local-dir:{tmp_path / 'clip'}")
-    repaired = [clean_text(line, "whitespace") for line in lines[::40]]  # as open_clip does first
     np.testing.assert_array_equal(opened(repaired).numpy(), ours(repaired, 12))
 
 
