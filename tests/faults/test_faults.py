@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bigcl.host import REQUEUE
-from bigcl.watchdog import STUCK
+from bigcl.watchdog import BEAT, STUCK
 from tests.faults.harness import Job, assert_same_run, finish_under_fire, history
 
 
@@ -87,7 +87,8 @@ def test_a_damaged_checkpoint_is_put_aside(undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_a_frozen_process_is_named_and_the_others_end(tmp_path):
-    job = Job(tmp_path / "run", "--config.deadlines.step=20", processes=2)
+    deadline = 4.5 * BEAT  # by then the three signs of life are missed that make a process silent
+    job = Job(tmp_path / "run", f"--config.deadlines.step={deadline}", processes=2)
     assert job.until_step(30)
     job.processes[1].send_signal(signal.SIGSTOP)
     try:
