@@ -39,7 +39,7 @@ ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 def prepare() -> None:
     """Before anything is imported: on a CPU, keeps the exchanges between devices in one order, and under Linux starts
-    the program again, once, with huge pages for malloc. Then `end_with_reader`."""
+    the program again, once, with huge pages for malloc. And `end_with_reader`."""
     end_with_reader()
     env = os.environ
     # Where there is no TPU, libtpu's profiler crashes. Whatever might be an accelerator is left to JAX.
@@ -80,8 +80,9 @@ def end_with_reader() -> None:
     if not isinstance(out, io.TextIOWrapper) or not stat.S_ISFIFO(os.fstat(out.fileno()).st_mode):
         return
     pipe = Pipe(out.fileno(), "w", closefd=False)
+    buffer: Any = pipe if out.write_through else io.BufferedWriter(pipe)  # python -u has none
     lines: dict[str, Any] = {"line_buffering": out.line_buffering, "write_through": out.write_through}
-    sys.stdout = io.TextIOWrapper(io.BufferedWriter(pipe), out.encoding, out.errors, **lines)
+    sys.stdout = io.TextIOWrapper(buffer, out.encoding, out.errors, **lines)
     atexit.register(flush_last, pipe)
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -92,6 +93,20 @@ def test_a_command_whose_reader_goes_ends_without_a_word(how, read, status, tmp_
         assert process.stderr.read() == ""
         assert process.wait(60) == status
     assert len(lines) == (read or 100_000)
+
+
+@pytest.mark.parametrize("unbuffered", [False, True])
+def test_lines_come_when_they_did_before(unbuffered, tmp_path):
+    """At once where Python was asked for that, so that a log is of now."""
+    (tmp_path / "printer.py").write_text(PRINTER.format(how="print('one'); sys.stdin.read(); print('two')"))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1" if unbuffered else ""}
+    with subprocess.Popen(
+        [sys.executable, str(tmp_path / "printer.py")], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stdout
+        came = select.select([process.stdout], [], [], 20 if unbuffered else 1)[0]
+        assert bool(came) == unbuffered
+        assert process.communicate()[0].split() == [b"one", b"two"] and process.returncode == 0
 
 
 def test_every_command_ends_with_its_reader():

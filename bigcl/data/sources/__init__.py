@@ -22,7 +22,8 @@ and one that knows where an example lies
 
     source.place(index) -> (shard, offset)                     the file, and the byte in it; None if unknown
 
-and one whose reads wait for a network says so by `remote = True`, and is read by several threads at once.
+and one whose reads wait for a network says so by `remote = True`, and is read by several threads at once; one that has
+another in `source` is as remote as that.
 """
 
 import collections
@@ -84,7 +85,7 @@ def place(source: Source, index: int) -> tuple[str | None, int | None]:
 
 def is_remote(source: Source) -> bool:
     """Whether reading an example waits for a network."""
-    return getattr(source, "remote", False)
+    return getattr(source, "remote", False) or (hasattr(source, "source") and is_remote(source.source))
 
 
 def reads(source: Source, indices: Iterable[int]) -> Iterator[Example | BadRecord]:

@@ -10,7 +10,6 @@ from bigcl import registry
 from bigcl.data.sources import (
     BadRecord,
     Example,
-    is_remote,
     metadata,
     place,
     source_extent,
@@ -38,7 +37,6 @@ class Cases:
         seed: int = 0,
     ):
         self.source = registry.build("source", source)
-        self.remote = is_remote(self.source)
         self.name = f"cases of {source_name(self.source)}"
         steps: list[Transform] = [registry.build("transform", part) for part in transforms]
         columns = metadata(self.source, reads, 0, len(self.source))

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from bigcl import registry
 from bigcl.data.cache import prepare
 from bigcl.data.expression import Expression
-from bigcl.data.sources import Example, is_remote, metadata, place, source_extent, source_identity, source_name
+from bigcl.data.sources import Example, metadata, place, source_extent, source_identity, source_name
 from bigcl.registry import Part
 
 _TOGETHER = 2**16
@@ -29,7 +29,6 @@ class Filtered:
         if not expression.names:
             raise ValueError(f"filtered.filter: {filter!r} reads no field")
         self.source = registry.build("source", source)
-        self.remote = is_remote(self.source)
         self.name = f"{source_name(self.source)} where {filter}"
         self.attribution = getattr(self.source, "attribution", None)
         if hasattr(self.source, "order"):

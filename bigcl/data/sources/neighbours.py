@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 
 from bigcl import registry
-from bigcl.data.sources import Example, is_remote, place, source_extent, source_identity, source_name
+from bigcl.data.sources import Example, place, source_extent, source_identity, source_name
 from bigcl.registry import Part
 
 
@@ -25,7 +25,6 @@ class Neighbours:
 
     def __init__(self, source: Annotated[Part, "source"], file: str):
         self.source = registry.build("source", source)
-        self.remote = is_remote(self.source)
         self.name = f"{source_name(self.source)} with neighbours of {file}"
         lines = [json.loads(line) for line in pathlib.Path(file).read_text("utf-8").splitlines()]
         widths = {len(line["neighbours"]) for line in lines}

@@ -5,7 +5,7 @@ from typing import Annotated
 import numpy as np
 
 from bigcl import registry
-from bigcl.data.sources import Example, is_remote, source_extent, source_identity, source_name
+from bigcl.data.sources import Example, source_extent, source_identity, source_name
 from bigcl.registry import Part
 
 
@@ -23,7 +23,6 @@ class Noisy:
         if not (0 < keep <= 1 and 0 <= swap <= 1):
             raise ValueError(f"noisy: expected keep in (0, 1] and swap in [0, 1], got {keep} and {swap}")
         self.source, self.key = registry.build("source", source), key
-        self.remote = is_remote(self.source)
         rng = np.random.Generator(np.random.Philox(key=seed))
         self.index = rng.permutation(len(self.source))[: max(1, round(keep * len(self.source)))]
         self.text_of = np.arange(len(self.index))
