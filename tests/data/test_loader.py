@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigcl import registry
 from bigcl.data.loader import Loader, bad_records, pad_batches
 from bigcl.data.order import permute
-from bigcl.data.sources import BadRecord, reads
+from bigcl.data.sources import BadRecord, is_remote, reads
 from bigcl.data.sources.arrays import Arrays, Synthetic
+from bigcl.data.sources.noisy import Noisy
 from bigcl.data.transforms.image import Shift
 
 SPEC = {"image": {"shape": [8, 8, 3], "dtype": "uint8"}, "text": {"shape": [4], "dtype": "int32", "high": 99}}
@@ -155,6 +157,12 @@ def test_remote_examples_are_read_side_by_side():
     with pytest.raises(threading.BrokenBarrierError) as caught:
         list(reads(source, range(64)))
     assert caught.value.__notes__ == ["in the source, for example 0 of Together"]
+
+
+def test_what_wraps_a_remote_source_is_remote(monkeypatch):
+    for inner, far in ((Together(1), True), ([{"x": 1}], False)):
+        monkeypatch.setattr(registry, "build", lambda kind, part, inner=inner: inner)
+        assert is_remote(Noisy({"kind": "stands in"})) is is_remote(inner) is far
 
 
 def test_a_field_of_repeats_that_is_not_there_is_named():
