@@ -34,7 +34,6 @@ their own it does not, whatever it is told, so there is one."""
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 ONE_BY_ONE = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-"""Else two exchanges of one program run side by side, each holding a thread that the other devices wait for."""
 
 
 def prepare() -> None:
@@ -48,7 +47,7 @@ def prepare() -> None:
         env.setdefault("JAX_PLATFORMS", "cpu")
     emulated = env.get("JAX_NUM_CPU_DEVICES", "1") != "1" or "host_platform_device_count" in env.get("XLA_FLAGS", "")
     if on_cpu() and (emulated or "JAX_COORDINATOR_ADDRESS" in env or several_processes(env)):
-        env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '').replace(ONE_BY_ONE, '')} {ONE_BY_ONE}".strip()
+        env.update(several_devices(env))
     if sys.platform != "linux" or not on_cpu() or "GLIBC_TUNABLES" in env:
         return
     os.environ.update(ALLOCATOR)
@@ -92,6 +91,16 @@ def flush_last(pipe: Pipe) -> None:
         sys.stdout.flush()
     if pipe.gone:
         os._exit(UNREAD)
+
+
+def several_devices(env: Mapping[str, str]) -> dict[str, str]:
+    """What to set in the environment of a process whose CPU is, or is one of, several devices. Of one program two
+    exchanges may run side by side, each holding a thread until all devices take part: fewer do so in the order of the
+    program, and with threads to spare none of them keeps the last device from its first."""
+    return {
+        "XLA_FLAGS": f"{env.get('XLA_FLAGS', '').replace(ONE_BY_ONE, '')} {ONE_BY_ONE}".strip(),
+        "PJRT_NPROC": env.get("PJRT_NPROC", str(max(64, os.cpu_count() or 1))),
+    }
 
 
 def on_cpu() -> bool:

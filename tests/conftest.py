@@ -4,10 +4,10 @@ import contextlib
 import os
 import resource
 
-from bigcl.host import ONE_BY_ONE
+from bigcl.host import several_devices
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_BY_ONE}".strip()
+os.environ.update(several_devices(os.environ))
 
 import jax
 import jaxtyping

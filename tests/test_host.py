@@ -163,3 +163,13 @@ def test_a_machine_that_stands_still_ends_the_others(tmp_path, victim):
             process.kill()
             process.wait()
     assert "it_waits_here" in (tmp_path / f"{1 - victim}.txt").read_text()
+
+
+def test_devices_that_exchange_have_threads_to_spare():
+    from bigcl import host
+
+    env = host.several_devices({"XLA_FLAGS": "--xla_dump_to=/x"})
+    assert env["XLA_FLAGS"].split() == ["--xla_dump_to=/x", host.ONE_BY_ONE] and int(env["PJRT_NPROC"]) >= 64
+    theirs = {**env, "PJRT_NPROC": "9"}
+    assert host.several_devices(theirs)["PJRT_NPROC"] == "9"
+    assert host.several_devices(env)["XLA_FLAGS"].count(host.ONE_BY_ONE) == 1
