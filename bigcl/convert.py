@@ -14,7 +14,7 @@ import argparse
 import importlib
 import pathlib
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bigcl import host
 from bigcl.registry import ConfigError, nearest
@@ -84,9 +84,14 @@ def convert(
     from bigcl.interop.resize import resize_positions
 
     model = read_model(source, path, preset)
+    origin: dict[str, Any] = {"from": source, "path": path.absolute().name}
+    origin |= {} if preset is None else {"preset": preset}
+    if image_size is not None and "image" not in model.task["towers"]:
+        raise ConfigError("--image_size: the model has no image tower; leave it out")
     if image_size is not None and image_size != model.tower("image", "resnet")["image_size"]:
         print(resize_positions(model, image_size))
-    save(model, out)
+        origin["image_size"] = image_size
+    save(model, out, origin)
     numbers = sum(a.size for a in model.arrays.values())
     print(f"{out}: {numbers:,} parameters in {len(model.arrays)} arrays")
     for name, part in model.task["towers"].items():

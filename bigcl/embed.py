@@ -31,11 +31,14 @@ from bigcl.checkpoint import CheckpointError
 from bigcl.data.loader import Assemble, iterate, stack
 from bigcl.data.pipeline import source_part
 from bigcl.data.sources import BadRecord, Source, readable, source_identity, source_name
+from bigcl.data.transforms.text import read_text
 from bigcl.embeddings import Format, Rows, Shards
 from bigcl.pretrained import Pretrained
-from bigcl.registry import ConfigError, Part
+from bigcl.registry import ConfigError, Part, nearest
 
 _TRIED = 100
+KEY = "key"
+"""The field that names an example where there is one."""
 
 
 def main() -> None:
@@ -49,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", type=source_part, required=True, help='as in {"kind": "parquet", "paths": "laion"}')
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--format", choices=("npy", "parquet"), default="npy")
-    parser.add_argument("--key", default="key", help="the field that names an example (default key, else its number)")
+    parser.add_argument("--key", default=KEY, help="the field that names an example (default key, else its number)")
     parser.add_argument("--batch", type=int, default=1024, help="examples that all devices embed at a time")
     parser.add_argument("--rows", type=int, default=65_536, help="examples in a shard (default 65536)")
     parser.add_argument("--max-bad-fraction", type=float, default=0.01, help="of a shard, above which it is an error")
@@ -84,7 +87,7 @@ def embed(
     *,
     step: int | None = None,
     format: Format = "npy",
-    key: str = "key",
+    key: str = KEY,
     batch: int = 1024,
     rows: int = 65_536,
     max_bad_fraction: float = 0.01,
@@ -94,7 +97,9 @@ def embed(
     Raises ConfigError for a folder of other embeddings, for data without an input of the model, and where more than
     `max_bad_fraction` of a shard are bad records.
     """
-    if batch % jax.process_count() or min(batch, rows) < 1:
+    if rows < 1:
+        raise ConfigError(f"--rows {rows}: a shard has one example or more")
+    if batch < 1 or batch % jax.process_count():
         raise ConfigError(f"--batch {batch}: does not divide among {jax.process_count()} processes")
     model = Pretrained.open(checkpoint, step)
     with host.together():
@@ -146,7 +151,7 @@ class Named:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         example = self.source[index]
-        self.keys[index] = str(example.get(self.field, index))
+        self.keys[index] = str(index) if example.get(self.field) is None else read_text(dict(example), self.field)
         return example
 
 
@@ -162,6 +167,8 @@ class Job:
         first = next((e for i in range(min(_TRIED, len(source))) if (e := readable(source.__getitem__, i))), None)
         if first is None:
             raise ConfigError(f"--data: no example of {source_name(source)} can be read")
+        if key not in first and key != KEY:
+            raise ConfigError(f"--key {key}: an example has no such field; {nearest(key, first)}")
         self.parts, self.transforms = [*model.chosen(list(first)), *model.device], model.prepare(list(first))
         self.empty: dict[str, np.ndarray] = {}
         examples = (self.make(Slice(0, range(i, i + 1), True, 1)) for i in range(min(_TRIED, len(source))))

@@ -121,8 +121,8 @@ class Pretrained:
         """The weights of an exported folder, or of any that the importer of `source` reads."""
         model = read_model(source, folder)
         transforms = [] if model.preprocessing is None else model.preprocessing.transforms()
-        if model.tokenizer is not None and "text" in model.task["towers"]:
-            transforms += [{"kind": "tokenize", "length": model.tower("text")["length"]}]
+        if model.tokenizer is not None and model.length is not None:
+            transforms += [{"kind": "tokenize", "length": model.length}]
         identity = {"checkpoint": str(folder.absolute()), "format": source}
         return cls(model.task, model.arrays, {}, tokenizer=model.tokenizer, transforms=transforms, identity=identity)
 

@@ -153,6 +153,29 @@ def test_data_without_an_input(folder, tmp_path):
         embed(folder / "model", data(tmp_path), tmp_path / "out")
 
 
+def test_keys_are_texts_also_where_a_format_keeps_bytes(folder, tmp_path):
+    examples = [{"key": f"ë{i}".encode(), "label": i, "text": np.full(6, i, np.int32)} for i in range(3)]
+    examples += [{"key": None, "label": 3, "text": np.full(6, 3, np.int32)}]
+    write_arrayrecord(examples, tmp_path / "data")
+    for key, expected in {"key": ["ë0", "ë1", "ë2", "3"], "label": ["0", "1", "2", "3"]}.items():
+        embed(folder / "model", data(tmp_path), tmp_path / key, key=key)
+        assert read(tmp_path / key)[1] == expected
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"key": "kye"}, "--key kye: an example has no such field; did you mean 'key'?"),
+        ({"rows": 0}, "--rows 0: a shard has one example or more"),
+        ({"batch": 0}, "--batch 0: does not divide among 1 processes"),
+    ],
+)
+def test_options_that_cannot_be(options, message, folder, tmp_path):
+    with pytest.raises(ConfigError) as error:
+        embed(folder / "model", data(folder), tmp_path / "out", **options)
+    assert str(error.value) == message and not (tmp_path / "out").exists()
+
+
 def command(folder, out, *more):
     options = ["--checkpoint", folder / "model", "--data", json.dumps(data(folder)), "--out", out, "--batch", "2"]
     return [sys.executable, "-m", "bigcl.embed", *map(str, options), *more]

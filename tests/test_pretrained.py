@@ -66,6 +66,9 @@ def test_preparation():
     assert preparation(config([], {"text": TEXT})) == [default]
     resize = [{"kind": "resize", "size": 12}, {"kind": "center_crop", "size": 8}]
     assert preparation(config(crop, both, resize)) == [*resize, default]
+    for how in ("center_crop", "random_crop"):
+        found = preparation(config([resize[0], {"kind": how, "size": 8}], both))
+        assert found == [SQUASH[0], {**SQUASH[1], "size": 12}, resize[1], default]
     assert preparation(config([shift], {"image": {"kind": "mlp"}})) == [shift]
     naflex = [{"kind": "naflex", "patch": 4, "tokens": 9, "method": "bilinear"}]
     assert preparation(config([shift, *naflex], {"image": {**IMAGE, "naflex": True}})) == naflex

@@ -179,9 +179,10 @@ PATCHES = {"kind": "naflex", "patch": 4, "tokens": 9, "method": "bilinear"}
         ({"pool": "map"}, Preprocessing(16, "squash", "bicubic")),
         ({"pool": "map"}, Preprocessing(16, "squash", "bilinear")),
         ({"pool": "cls", "mean": [0.4, 0.5, 0.6]}, Preprocessing(16, "shortest", "bicubic")),
+        ({"pool": "cls"}, Preprocessing(16, "shortest", "bicubic", edge=18)),
         ({"pool": "map", "naflex": True}, Preprocessing(16, "naflex", "bilinear", patch=4, tokens=9)),
     ],
-    ids=["siglip", "bilinear", "clip", "naflex"],
+    ids=["siglip", "bilinear", "clip", "cropped", "naflex"],
 )
 def test_a_suite_sees_pictures_as_the_model_was_made_to(tower, how, tmp_path):
     """Wide pictures, by the suite's transforms and command, against each picture by itself through the model."""

@@ -97,7 +97,13 @@ def block_sizes(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, Any]:
 
 def towers_of(tensors: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The image and the text tower, read off the shapes of the tensors."""
-    patch, width = tensors["img/embedding/kernel"].shape[0], tensors["img/embedding/kernel"].shape[3]
+    shape = tensors["img/embedding/kernel"].shape
+    if len(shape) == 2:
+        raise Inexpressible(
+            f"img/embedding/kernel {shape}: expected (patch, patch, 3, width); NaFlex, whose patches are vectors, "
+            "arrives by --from transformers"
+        )
+    patch, _, _, width = shape
     cls = "img/cls" in tensors
     image = {
         "kind": "vit",

@@ -4,11 +4,12 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Set
+from typing import Any
 
 from bigcl import __version__
 from bigcl.data.tokenizers import FILE
 from bigcl.interop import files
-from bigcl.interop.model import Model
+from bigcl.interop.model import ORIGIN, Model
 from bigcl.interop.proof import TOLERANCES, passed
 from bigcl.log import read_rows
 
@@ -118,7 +119,7 @@ def training_lines(model: Model) -> list[str]:
     """What it was trained on and what it reached, where the run says so."""
     config = model.card.get("config", {})
     if "train" not in config:
-        return ["## Training", "", "Weights of another library, brought in by `python -m bigcl.convert`.", ""]
+        return ["## Training", "", conversion(config), ""]
     train, step = config["train"], model.card["step"]
     lines = ["## Training", "", *(f"- started from {origin}" for origin in origins(model))]
     lines += [f"- data: `{json.dumps(config['data']['source'], ensure_ascii=False)}`"]
@@ -133,6 +134,14 @@ def training_lines(model: Model) -> list[str]:
         lines += ["", f"Results (`{command}`):", "", "| metric | value |", "|---|--:|"]
         lines += [f"| {k.removeprefix('eval/')} | {v:.4f} |" for k, v in numbers.items() if v is not None]
     return [*lines, ""]
+
+
+def conversion(config: Mapping[str, Any]) -> str:
+    """The sentence that says by which command a model came in, as far as its config does."""
+    origin = config.get("origin", {})
+    options = "".join(f" --{name} {origin[name]}" for name in ORIGIN if name in origin)
+    resized = ", which resized the position embeddings" if "image_size" in origin else ""
+    return f"Weights of another library, brought in by `python -m bigcl.convert{options}`{resized}."
 
 
 def origins(model: Model) -> list[str]:
@@ -166,7 +175,7 @@ def limits(target: str, model: Model, held: Set[str]) -> list[str]:
         lines += [
             "- bigcl lays transparent pictures over white; other libraries drop the transparency. Lay them first."
         ]
-    if "text" in held and (length := model.tower("text").get("length")):
+    if "text" in held and (length := model.length):
         lines += [f"- Texts are cut to {length} tokens and must be padded to {length}."]
     if target == "transformers":
         lines += ['- transformers resizes by torchvision, up to one level from Pillow; `backend="pil"` is exact.']

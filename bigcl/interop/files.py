@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from bigcl.registry import ConfigError
 
 Tensors = dict[str, np.ndarray]
 
-PREFERRED = ("model", "open_clip_model", "open_clip_pytorch_model", "pytorch_model")
+PREFERRED = ("model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model")
+"""Names of files of weights, the first that is there: a folder of the Hub may hold those of several libraries."""
 SUFFIXES = (".safetensors", ".safetensors.index.json", ".npz", ".bin", ".pt", ".pth")
 
 
@@ -28,18 +29,20 @@ class BadFile(ValueError):
     """A file of weights or a config that cannot be read; the message names it and says why."""
 
 
-def find_weights(path: pathlib.Path) -> pathlib.Path:
-    """The file of weights in a folder, or the file itself."""
+def find_weights(path: pathlib.Path, preferred: Sequence[str] = PREFERRED) -> pathlib.Path:
+    """The file of weights in a folder, or the file itself. preferred: names in the order of the library that reads
+    it."""
     if path.is_file():
         return path
     if not path.is_dir():
-        raise FileNotFoundError(f"--path: there is no {path}")
+        raise FileNotFoundError(f"there is no {path}")
     found = sorted(p for p in path.iterdir() if p.name.endswith(SUFFIXES))
-    named = [path / f"{name}{suffix}" for suffix in SUFFIXES for name in PREFERRED]
+    named = [path / f"{name}{suffix}" for name in preferred for suffix in SUFFIXES]
     chosen = next((p for p in named if p in found), found[0] if len(found) == 1 else None)
     if chosen is None:
-        names = ", ".join(p.name for p in found) or "no file of weights"
-        raise FileNotFoundError(f"--path: {path} holds {names}; give the path of one of {', '.join(SUFFIXES)}")
+        none = "ONNX graphs, of which bigcl reads no weights" if any(path.glob("*.onnx")) else "no file of weights"
+        names = ", ".join(p.name for p in found) or none
+        raise FileNotFoundError(f"{path} holds {names}; give the path of one of {', '.join(SUFFIXES)}")
     return chosen
 
 

@@ -154,12 +154,20 @@ def text_config(tower: dict[str, Any], model: Model) -> dict[str, Any]:
 
 
 def special_ids(model: Model, tower: dict[str, Any]) -> tuple[int | None, int | None, int]:
-    """Ids of the beginning, the end and the padding. A text tower that looks for its end looks for the largest id."""
+    """Ids of the beginning, the end and the padding."""
     if model.tokenizer is None:
-        return None, tower["vocab"] - 1 if tower["eos_id"] is None else tower["eos_id"], 0
+        return None, looked_for_end(model, tower), 0
     tokenizer = model.tokenizer
     bos, eos = (ids[0] if ids else None for ids in (tokenizer.prefix[-1:], tokenizer.suffix[:1]))
     return bos, eos, tokenizer.pad_id
+
+
+def looked_for_end(model: Model, tower: dict[str, Any]) -> int:
+    """The id at which a text tower pools: without `eos_id` the largest in a text, and so of the tokenizer, whose
+    vocabulary may be smaller than the tower's."""
+    if tower["eos_id"] is not None:
+        return tower["eos_id"]
+    return (tower["vocab"] if model.tokenizer is None else model.tokenizer.vocab_size) - 1
 
 
 def vision_config(tower: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +184,7 @@ def clip_text(model: Model) -> dict[str, Any]:
         eos_id=(tower["eos_id"],),
     )  # fmt: skip
     config = text_config(tower, model)
-    looked_for = tower["vocab"] - 1 if tower["eos_id"] is None else tower["eos_id"]
+    looked_for = looked_for_end(model, tower)
     if config["eos_token_id"] != looked_for:
         raise Inexpressible(f"{where}.pool = 'eot': finds id {looked_for}, which is not the end of this tokenizer")
     if looked_for == 2:

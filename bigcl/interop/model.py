@@ -36,6 +36,7 @@ class Preprocessing:
     mode: "shortest" resizes the shorter side and crops the middle, "squash" resizes both sides, "naflex" keeps the
         shape and cuts at most `tokens` patches.
     mean, std: per channel, of pixels in [0, 1].
+    edge: pixels of what is resized, before the middle `size` of it is cropped; None for `size`.
     """
 
     size: int
@@ -45,37 +46,54 @@ class Preprocessing:
     std: Sequence[float] = (0.5, 0.5, 0.5)
     patch: int | None = None
     tokens: int | None = None
+    edge: int | None = None
 
     @classmethod
     def of(cls, transforms: Sequence[Part], tower: Part) -> "Preprocessing":
         """What the transforms of an evaluation do; of a training, without what is random in it. Where they resize
-        nothing the whole picture is squashed, which leaves pictures of the right size as they are."""
+        nothing the whole picture is squashed, which leaves pictures of the right size as they are. Raises ConfigError
+        for a crop of a picture that was resized to no square."""
         size, mean, std = tower["image_size"], tuple(tower["mean"]), tuple(tower["std"])
         if tower.get("naflex"):
-            naflex = next((t for t in transforms if t["kind"] == "naflex"), {})
-            tokens, method = naflex.get("tokens", (size // tower["patch"]) ** 2), naflex.get("method", "bilinear")
-            return cls(size, "naflex", method, mean, std, tower["patch"], tokens)
-        resize = next((t for t in transforms if t["kind"] == "resize"), {})
-        crop = any(t["kind"] in ("center_crop", "random_resized_crop") for t in transforms)
-        resized, method = resize.get("size", size), resize.get("method", "bicubic")
-        if not isinstance(resized, int) and list(resized) == [size, size]:  # of which a crop leaves everything
-            crop, resized = False, size
-        if crop and resized != size:
-            raise ConfigError(
-                f"transforms: resize to {resized} before a crop of {size}: the exported preprocessing "
-                "crops what it has resized; set both to the size of the tower"
-            )
-        return cls(size, "shortest" if crop else "squash", method, mean, std)
+            square = {"kind": "naflex", "tokens": (size // tower["patch"]) ** 2}
+            naflex = next((t for t in transforms if t["kind"] == "naflex"), square)
+            tokens, method = option(naflex, "tokens"), option(naflex, "method")
+            longest = tokens if isinstance(tokens, int) else max(tokens)
+            return cls(size, "naflex", method, mean, std, tower["patch"], longest)
+        resizing = [t for t in transforms if t["kind"] in ("resize", "random_resized_crop")]
+        last = resizing[-1] if resizing else {"kind": "resize", "size": size}
+        whole = last["kind"] == "random_resized_crop"  # most of the picture, whatever size it had
+        crop = whole or any(t["kind"] in ("center_crop", "random_crop") for t in transforms)
+        method, resized = option(last, "method"), size if whole else last["size"]
+        if not crop:
+            return cls(size, "squash", method, mean, std)
+        mode: Literal["shortest", "squash"] = "shortest" if isinstance(resized, int) else "squash"
+        sides = {resized} if isinstance(resized, int) else set(resized)
+        if len(sides) > 1:
+            raise ConfigError(f"transforms: resize to {list(resized)} before a crop of {size}: set both sides to one")
+        return cls(size, mode, method, mean, std).cropping(sides.pop())
+
+    def cropping(self, edge: int) -> "Preprocessing":
+        """The same with pictures that are resized to `edge` before the crop. Raises Inexpressible if it leaves less
+        than is cropped."""
+        if edge < self.size or not schema.PIXELS.fits(edge):
+            raise Inexpressible(f"pictures: resized to {edge} pixels before a crop of {self.size}")
+        return dataclasses.replace(self, edge=None if edge == self.size else edge)
+
+    @property
+    def resized(self) -> int:
+        """Pixels of what is resized: of the shorter side, or of both."""
+        return self.edge or self.size
 
     def at(self, size: int) -> "Preprocessing":
         """The same at another resolution."""
-        return dataclasses.replace(self, size=size)
+        return dataclasses.replace(self, size=size).cropping(self.resized * size // self.size)
 
     def keeps(self, picture: Image.Image) -> bool:
         """Whether a picture goes in without being resized."""
         width, height = picture.size
         if self.patch is None or self.tokens is None:
-            return width == height == self.size
+            return width == height == self.resized
         rows, columns = grid_shape(height, width, self.patch, self.tokens)
         return (rows * self.patch, columns * self.patch) == (height, width)
 
@@ -83,15 +101,23 @@ class Preprocessing:
         """The same as parts of a config. Resized by Pillow itself, as the libraries do whose numbers are to be met."""
         if self.mode == "naflex":
             return [{"kind": "naflex", "patch": self.patch, "tokens": self.tokens, "method": self.method}]
-        resize = {"kind": "resize", "method": self.method, "exact": True}
-        if self.mode == "squash":
-            steps: list[dict[str, Any]] = [{**resize, "size": [self.size, self.size]}]
-        else:
-            steps = [
-                {**resize, "size": self.size},
-                {"kind": "center_crop", "size": self.size},
-            ]
-        return [{"kind": "decode_image"}, *steps]
+        size = [self.resized] * 2 if self.mode == "squash" else self.resized
+        resize = {"kind": "resize", "method": self.method, "exact": True, "size": size}
+        crop = [{"kind": "center_crop", "size": self.size}] if self.crops else []
+        return [{"kind": "decode_image"}, resize, *crop]
+
+    @property
+    def crops(self) -> bool:
+        """Whether the middle of what was resized is cropped."""
+        return self.mode == "shortest" or self.resized != self.size
+
+    def expect_whole(self, target: str) -> None:
+        """Raises Inexpressible for a resize to another size than that of the crop after it."""
+        if self.resized != self.size:
+            raise Inexpressible(
+                f"transforms: resize to {self.resized} before a crop of {self.size}: {target} crops what it has "
+                "resized; set both to the size of the tower"
+            )
 
     def __call__(self, pictures: Sequence[Image.Image]) -> dict[str, np.ndarray]:
         """A batch by bigcl's own transforms: `image`, uint8 `[n, size, size, 3]`, or patches with what goes with
@@ -134,6 +160,14 @@ class Model:
                 f"task.towers.{name}: the target needs a tower of its own for {name!r}, of kind {known}"
             )
         return part
+
+    @property
+    def length(self) -> int | None:
+        """Tokens of the longest text, of its own tower or of the one that it shares; None where that says none."""
+        towers = self.task["towers"]
+        part = towers.get("text")
+        part = towers[part] if isinstance(part, str) else part
+        return None if part is None else part.get("length")
 
     def encode(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Embeddings of images (uint8) and token ids, by bigcl itself, in float32 on any device."""
@@ -213,11 +247,15 @@ def load(workdir: pathlib.Path, step: int | None = None) -> Model:
     task, left = without_training(task)
     if left:
         print(f"{workdir}: for training alone, and left out: {', '.join(left)}")
+    task, changed = computed_plainly(task)
+    if changed:
+        print(f"{workdir}: computed as usual, for the targets have nothing like it: {', '.join(changed)}")
     arrays = {k: arrays[k] for k in build(task)[2]}
-    image, transforms = task["towers"].get("image"), for_pictures(config)
+    image, transforms, texts = task["towers"].get("image"), for_pictures(config), for_texts(config)
+    task, arrays = cut_to_texts(task, arrays, texts)
     preprocessing = Preprocessing.of(transforms, image) if isinstance(image, dict) and "mean" in image else None
     tokenizer = own_tokenizer(workdir, config.get("tokenizer"))
-    if tokenizer is not None and (behind := carry(tokenizer, for_texts(config))):
+    if tokenizer is not None and (behind := carry(tokenizer, texts)):
         print(f"{workdir}: no tokenizer holds these transforms, so they stay behind: {', '.join(map(str, behind))}")
     card = {"config": config, "step": step, "workdir": workdir, "rows": workdir / "metrics.jsonl"}
     return Model(task, arrays, tokenizer, preprocessing, card)
@@ -243,9 +281,50 @@ def without_training(task: Part) -> tuple[dict[str, Any], list[str]]:
     return {**task, "heads": {}, "teacher": None, "losses": losses, "scales": scales}, left
 
 
+def computed_plainly(task: Part) -> tuple[dict[str, Any], list[str]]:
+    """A task whose towers compute by no experiment, such as products in eight bits; and which there were."""
+    towers, found = dict(task["towers"]), []
+    for name, part in towers.items():
+        used = [k for k in ("matmul", "attention") if isinstance(part, dict) and part.get(k, "plain") != "plain"]
+        if used:
+            towers[name] = {**part, **dict.fromkeys(used, "plain")}
+        found += [f"task.towers.{name}.{k} = {part[k]!r}" for k in used]
+    return {**task, "towers": towers}, found
+
+
+def cut_to_texts(
+    task: dict[str, Any], arrays: dict[str, np.ndarray], parts: Sequence[Part]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Task and arrays with a text tower of the length to which these transforms pad texts, where more padding would
+    change the embedding: the same function without the positions that no text reaches. Says so."""
+    towers, text = task["towers"], task["towers"].get("text")
+    length = next((part["length"] for part in parts if part["kind"] == "tokenize"), None)
+    own = isinstance(text, dict) and text["kind"] == "text" and "text" not in towers.values()
+    if length is None or not own or length >= text["length"]:
+        return task, arrays
+    masked = text["pad_id"] is not None and text["pool"] not in ("last", "coca")
+    if masked or ends_before_padding(text):
+        return task, arrays
+    print(f"task.towers.text.length: {length} of {text['length']} tokens leave, as the run pads its texts")
+    path = "towers/text/position"
+    kept = {path: arrays[path][: len(arrays[path]) - text["length"] + length]} if path in arrays else {}
+    return {**task, "towers": {**towers, "text": {**text, "length": length}}}, {**arrays, **kept}
+
+
+def ends_before_padding(text: Part) -> bool:
+    """Whether what a text tower pools does not see what follows the text."""
+    return text["causal"] and text["pool"] in ("eot", "first")
+
+
+ORIGIN = {"from": schema.WORD, "path": schema.WORD, "preset": schema.WORD, "image_size": schema.PIXELS}
+"""How `bigcl.convert` was asked for a model: `path` without the folder it is in, `image_size` where it resized."""
+
+
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """The `config.json` of a run, or of what `bigcl.convert` wrote. Raises BadFile."""
-    config = schema.read(path, {"task": {}, "evals": schema.Each({}), "data": {}, "tokenizer": schema.Maybe({})})
+    config = schema.read(
+        path, {"task": {}, "evals": schema.Each({}), "data": {}, "tokenizer": schema.Maybe({}), "origin": ORIGIN}
+    )
     if "task" not in config:
         raise files.BadFile(f"{path}: no section task; it is not the config.json of a run or of bigcl.convert")
     return config
@@ -290,7 +369,7 @@ def carry(tokenizer: TokenizersJSON, parts: Sequence[Part]) -> list[Part]:
             clean_within(tokenizer, option(part, "mode"))
         elif part["kind"] == "format_text" and (before := words_before(part)):
             put_first(tokenizer, [hf.normalizers.Prepend(before)])
-        elif part["kind"] != "tokenize":
+        elif part["kind"] not in ("tokenize", "choose_text"):  # of which a text alone is the choice
             left.insert(0, part)
     return left
 
@@ -330,8 +409,9 @@ def load_arrays(folder: pathlib.Path, step: int | None) -> tuple[dict[str, np.nd
     return {**params, **average}, extra, step
 
 
-def save(model: Model, folder: pathlib.Path) -> None:
-    """Writes a folder for `checkpoint.init_from` (its `checkpoints`) and for `bigcl.export`."""
+def save(model: Model, folder: pathlib.Path, origin: Mapping[str, Any] | None = None) -> None:
+    """Writes a folder for `checkpoint.init_from` (its `checkpoints`) and for `bigcl.export`. origin: the options of
+    `bigcl.convert` that the model comes from, as in ORIGIN."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(folder / "checkpoints")
     if checkpoints.latest() is not None:
@@ -341,6 +421,8 @@ def save(model: Model, folder: pathlib.Path) -> None:
     checkpoints.manager.save(0, args=ocp.args.StandardSave(arrays))
     checkpoints.close()
     config: dict[str, Any] = {"task": model.task}
+    if origin is not None:
+        config["origin"] = dict(origin)
     if model.tokenizer is not None:
         model.tokenizer.save(folder / FILE)
         clean = {"clean": model.tokenizer.clean} if model.tokenizer.clean else {}
@@ -391,7 +473,7 @@ def expect(part: Part, where: str, target: str, **allowed: Collection[Any]) -> N
 
     An option that is not named here must have its default; those that change no output may have any value.
     """
-    inert = {"kind", "variant", "dropout", "patch_dropout", "remat", "scan", "matmul", "mean", "std", "norm_eps"}
+    inert = {"kind", "variant", "dropout", "patch_dropout", "remat", "scan", "mean", "std", "norm_eps"}
     inert |= {"width", "depth", "heads", "mlp_width", "patch", "image_size", "vocab", "length", "embed_dim"}
     defaults = registry.signature(registry.constructor("tower", part["kind"]))
     for key, value in part.items():

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from bigcl.interop import bare, coca, files, resnet, schema, timm
-from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, clean_within, expect
+from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, clean_within, ends_before_padding, expect
 from bigcl.interop.presets import PRESETS, tokenizer_of
 from bigcl.interop.processors import read_tokenizer, write_tokenizer
 from bigcl.interop.table import Row, Table, convolution, flat, linear, multihead, norm, read, under, write
 
 CONFIG = "open_clip_config.json"
+WEIGHTS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 
 BLOCK: Table = (
     *norm("ln_1", "norm1"),
@@ -127,8 +128,7 @@ def vision_config(tower: dict[str, Any]) -> dict[str, Any]:
 def text_config(tower: dict[str, Any]) -> dict[str, Any]:
     """`text_cfg` of a text tower. Raises Inexpressible."""
     where = "task.towers.text"
-    # What follows the end token is not seen by it, so that there the mask of padding changes nothing.
-    hidden = tower["causal"] and tower["pool"] in ("eot", "first")
+    hidden = ends_before_padding(tower)  # so that the mask of padding changes nothing
     expect(
         tower, where, "open_clip", pool=TEXT_POOLS, activation=ACTIVATIONS, causal=(True, False),
         projection_bias=(False, True), pad_id=(tower["pad_id"],) if hidden else (None,), eos_id=(tower["eos_id"],),
@@ -172,7 +172,10 @@ def model_config(model: Model) -> tuple[dict[str, Any], Table, dict[str, np.ndar
         vision_cfg: dict[str, Any] = resnet.vision_config(image)
         arrays = dict(model.arrays)
     elif trunk:
-        timm.arguments(image)
+        expect(
+            image, "task.towers.image", "open_clip's SigLIP", pool=("map",), activation=ACTIVATIONS,
+            patch_bias=(False, True), trim=(False, True),
+        )  # fmt: skip
         if image["embed_dim"] or image["norm_eps"] != 1e-6:
             raise Inexpressible("task.towers.image: open_clip's SigLIP has embed_dim None and norm_eps 1e-6")
         vision_cfg = {
@@ -220,7 +223,8 @@ def export(model: Model, out: pathlib.Path) -> None:
 
 
 def preprocess_config(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Preprocessing in open_clip's words."""
+    """Preprocessing in open_clip's words. Raises Inexpressible."""
+    preprocessing.expect_whole("open_clip")
     if preprocessing.method == "lanczos":
         raise Inexpressible("transforms: resize with method 'lanczos': open_clip has bicubic and bilinear")
     return {
@@ -383,7 +387,7 @@ def own_tensors(tensors: dict[str, np.ndarray], *, registers: bool) -> dict[str,
 def load(path: pathlib.Path, family: str | None = None) -> Model:
     """A folder with `open_clip_config.json` and weights, as open_clip writes and its Hub repositories have; or weights
     alone of a family of `PRESETS`."""
-    weights = files.find_weights(path)
+    weights = files.find_weights(path, WEIGHTS)
     where = weights.with_name(CONFIG)
     if where.exists():
         record = schema.read(where, {"model_cfg": {}, "preprocess_cfg": PREPROCESS_SCHEMA})

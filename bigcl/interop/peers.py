@@ -101,11 +101,12 @@ def described(
 def squares(pictures: Sequence[Image.Image], how: dict[str, Any]) -> np.ndarray:
     """Pictures resized and cropped, uint8 `[n, size, size, 3]`."""
     size, pixels = how["size"], []
+    edge = how.get("edge") or size
     for picture in pictures:
         width, height = picture.size
-        target = (size, size)
+        target = (edge, edge)
         if how["mode"] == "shortest":
-            target = (size * width // min(picture.size), size * height // min(picture.size))
+            target = (edge * width // min(picture.size), edge * height // min(picture.size))
         left, top = (target[0] - size) // 2, (target[1] - size) // 2
         resized = picture.convert("RGB").resize(target, Image.Resampling[how["method"].upper()])
         pixels.append(np.asarray(resized.crop((left, top, left + size, top + size))))

@@ -12,6 +12,7 @@ TOWER_SCHEMA = {
     "kind": schema.needed(schema.WORD),
     **dict.fromkeys(("width", "mlp_width", "embed_dim"), schema.nullable(schema.WIDTH)),
     **dict.fromkeys(("depth", "heads", "patch"), schema.nullable(schema.DEPTH)),
+    "widths": schema.Kind("a list of widths", lambda x: isinstance(x, list) and all(map(schema.WIDTH.fits, x))),
     "image_size": schema.PIXELS,
     "channels": schema.WIDTH,
     "registers": schema.whole(1 << 10, lowest=0),
@@ -29,6 +30,7 @@ PREPROCESSING_SCHEMA = {
     "std": schema.STD,
     "patch": schema.nullable(schema.PATCH),
     "tokens": schema.nullable(schema.TOKENS),
+    "edge": schema.nullable(schema.PIXELS),
 }
 SCHEMA = {
     "task": {"kind": schema.needed(schema.WORD), "towers": schema.Each(TOWER_SCHEMA)},

@@ -18,14 +18,13 @@ RESAMPLE: dict[Method, int] = {"lanczos": 1, "bilinear": 2, "bicubic": 3}
 
 def processor_config(preprocessing: Preprocessing, processor: str) -> dict[str, Any]:
     """Preprocessing in transformers' words."""
-    size = {"height": preprocessing.size, "width": preprocessing.size}
-    crop = preprocessing.mode == "shortest"
+    size, edge = ({"height": n, "width": n} for n in (preprocessing.size, preprocessing.resized))
     return {
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": processor,
         "do_resize": True,
-        "size": {"shortest_edge": preprocessing.size} if crop else size,
-        "do_center_crop": crop,
+        "size": {"shortest_edge": preprocessing.resized} if preprocessing.mode == "shortest" else edge,
+        "do_center_crop": preprocessing.crops,
         "crop_size": size,
         **pixels_config(preprocessing),
         "do_convert_rgb": True,
@@ -152,14 +151,25 @@ LOWERING = ("Siglip2Tokenizer", "GemmaTokenizer", "GemmaTokenizerFast")
 def preprocessing_of(record: dict[str, Any], tower: dict[str, Any], preset: Preset) -> Preprocessing:
     """Preprocessing from transformers' words; what they leave out is as published, as their processors have it."""
     crop, size = record.get("do_center_crop", preset.mode == "shortest"), tower["image_size"]
-    for key in ("size", "crop_size") if crop else ("size",):
-        sides = record[key].values() if isinstance(record.get(key), dict) else [record.get(key)]
-        if other := [x for x in sides if isinstance(x, int) and x != size]:
-            print(f"preprocessor_config.json: {key} is {other[0]}, the tower's {size}; the tower's is taken")
-    method = method_of(record, preset.method)
-    return Preprocessing(
-        tower["image_size"], "shortest" if crop else "squash", method, tuple(tower["mean"]), tuple(tower["std"])
+    resized, cropped = (side_of(record.get(key)) for key in ("size", "crop_size"))
+    key, seen = ("crop_size", cropped) if crop and cropped else ("size", resized)
+    if seen is not None and seen != size:
+        print(f"preprocessor_config.json: {key} is {seen}, the tower's {size}; the tower's is taken")
+    squash = not crop or (isinstance(record.get("size"), dict) and "height" in record["size"])
+    preprocessing = Preprocessing(
+        size,
+        "squash" if squash else "shortest",
+        method_of(record, preset.method),
+        tuple(tower["mean"]),
+        tuple(tower["std"]),
     )
+    return preprocessing.cropping(size * resized // cropped) if crop and resized and cropped else preprocessing
+
+
+def side_of(size: Any) -> int | None:
+    """The pixels of a side, from a number or from numbers by name."""
+    sides = size.values() if isinstance(size, dict) else [size]
+    return next((side for side in sides if schema.PIXELS.fits(side)), None)
 
 
 def method_of(record: dict[str, Any], default: Method) -> Method:

@@ -200,7 +200,7 @@ def random_ids(tower: Part, count: int) -> np.ndarray:
 
 def raw_inputs(model: Model) -> tuple[list[Image.Image], list[str]]:
     """Pictures of several shapes and texts of several lengths, and the first examples that the run was evaluated on."""
-    size = model.preprocessing.size if model.preprocessing is not None else 32
+    size = model.preprocessing.resized if model.preprocessing is not None else 32
     shapes = [*[(size, size)] * 4, (3 * size // 2, 3 * size // 2), (2 * size, 4 * size), (4 * size, 2 * size)]
     pictures = [painting(shape, seed) for seed, shape in enumerate(shapes)]
     texts = list(TEXTS)

@@ -178,11 +178,17 @@ def data_config(preprocessing: Preprocessing) -> dict[str, Any]:
         "input_size": [3, preprocessing.size, preprocessing.size],
         "fixed_input_size": True,
         "interpolation": preprocessing.method,
-        "crop_pct": 1.0,
+        "crop_pct": crop_share(preprocessing),
         "crop_mode": "center" if preprocessing.mode == "shortest" else "squash",
         "mean": list(preprocessing.mean),
         "std": list(preprocessing.std),
     }
+
+
+def crop_share(preprocessing: Preprocessing) -> float:
+    """The size over that of what is resized, by which timm divides the size and rounds down."""
+    size, edge = preprocessing.size, preprocessing.resized
+    return size / edge if int(size / (size / edge)) == edge else size / (edge + 0.5)
 
 
 def siglip_activation(name: str, patch: int, size: int) -> str:
@@ -329,12 +335,10 @@ def load(path: pathlib.Path) -> Model:
     task, wanted = blank({"kind": "two_tower", "towers": {"image": tower}, "losses": []})
     image = {k: v for k, v in wanted.items() if k.startswith("towers/image/")}
     arrays = read(VIT, tensors, image, where=str(path)) | {"log_scale": initial(task, "log_scale")}
-    mode, share = preset.mode, given.get("crop_pct") or 1.0
-    if share != 1.0:
-        print(f"{path}: crop_pct is {share}; pictures are resized to the size of the tower, which sees them whole")
+    mode, edge = preset.mode, int(tower["image_size"] / (given.get("crop_pct") or 1.0))
     if given:  # where it leaves the mode out it crops
         mode = "squash" if given.get("crop_mode") == "squash" else "shortest"
     preprocessing = Preprocessing(
         tower["image_size"], mode, given.get("interpolation", preset.method), tuple(tower["mean"]), tuple(tower["std"])
     )
-    return Model(task, arrays, None, preprocessing)
+    return Model(task, arrays, None, preprocessing.cropping(edge))

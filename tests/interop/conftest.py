@@ -25,3 +25,15 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     run(config, folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    """A trained one of 300 ids."""
+    from bigcl.data.tokenizers import TokenizersJSON, train_bpe
+    from tests.interop.models import TEXTS
+
+    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
+    trained = train_bpe(iter(TEXTS), 300)
+    trained.save(str(path))
+    return TokenizersJSON(str(path))

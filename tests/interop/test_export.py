@@ -17,54 +17,10 @@ from PIL import Image
 from bigcl import export as command
 from bigcl.checkpoint import Checkpoints
 from bigcl.convert import read_model
-from bigcl.data.tokenizers import TokenizersJSON, train_bpe
 from bigcl.interop import files, huggingface, open_clip, proof, timm
 from bigcl.interop.model import Inexpressible, Model, Preprocessing, blank, load, save
 from bigcl.pretrained import Pretrained
-
-TEXTS = ["a cat on a mat", "the dog and the log", "Straße und Café", "東京の夜"] * 3
-PEERS = pytest.mark.skipif(
-    any(importlib.util.find_spec(p) is None for p in ("torch", "transformers", "open_clip", "timm")),
-    reason="runs the targets' own libraries: pip install '.[interop-test]'",
-)
-
-IMAGE = {"kind": "vit", "image_size": 16, "patch": 8, "width": 32, "depth": 2, "heads": 4, "mlp_width": 48}
-IMAGE |= {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
-TEXT = {"kind": "text", "length": 12, "width": 24, "depth": 2, "heads": 2, "mlp_width": 36}
-EMOJI = {"image": {"pool": "mean", "embed_dim": 20}, "text": {"embed_dim": 20, "pad_id": 0}}
-CLIP = {
-    "image": {"pre_norm": True, "patch_bias": False, "embed_dim": 20, "activation": "quick_gelu", "norm_eps": 1e-5},
-    "text": {"embed_dim": 20, "activation": "quick_gelu", "norm_eps": 1e-5},
-}
-SIGLIP = {
-    "image": {"pool": "map"},
-    "text": {"embed_dim": 32, "causal": False, "pool": "last", "projection_bias": True},
-}
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
-    trained = train_bpe(iter(TEXTS), 300)
-    trained.save(str(path))
-    return TokenizersJSON(str(path))
-
-
-def make(towers, tokenizer, loss="infonce", mode="squash", **change):
-    """A model with random weights. change: options of the image tower."""
-    image, text = {**IMAGE, **towers["image"], **change}, {**TEXT, "vocab": tokenizer.vocab_size, **towers["text"]}
-    task = {
-        "kind": "two_tower",
-        "towers": {"image": image, "text": text},
-        "losses": [{"kind": loss, "of": ["image", "text"]}],
-    }
-    task, shapes = blank(task)
-    rng = np.random.default_rng(0)
-    arrays = {k: rng.normal(scale=0.2, size=s).astype(np.float32) for k, s in shapes.items()}
-    arrays["log_scale"] = np.array(2.0, np.float32)
-    return Model(
-        task, arrays, tokenizer, Preprocessing.of(Preprocessing(16, mode).transforms(), task["towers"]["image"])
-    )
+from tests.interop.models import CLIP, EMOJI, IMAGE, PADDED, PEERS, SIGLIP, TEXT, TEXTS, exported, make
 
 
 def test_the_shape_of_a_picture_is_kept_by_naflex():
@@ -75,76 +31,22 @@ def test_the_shape_of_a_picture_is_kept_by_naflex():
     assert Preprocessing.of(how.transforms(), tower) == how
     wide, other = Image.new("RGB", (24, 16)), Image.new("RGB", (24, 20))
     assert how.keeps(wide) and not how.keeps(other)
+    lengths = {"kind": "naflex", "patch": 8, "tokens": [2, 6, 4]}
+    assert Preprocessing.of([lengths], tower) == dataclasses.replace(how, method="bilinear")  # outside of training
+    assert Preprocessing.of([{"kind": "naflex", "patch": 8}], tower).tokens == 256
     batch = how([wide, other])
     assert batch["image"].shape == (2, 6, 192) and batch["image_shape"].tolist()[0] == [2, 3]
 
 
-def exported(model, target, folder, **options):
-    save(model, folder / "run")
-    return command.export(folder / "run", target, folder / "out", **options)
-
-
-@pytest.mark.parametrize("clean", ["whitespace", "lower", "canonicalize"])
-def test_what_is_done_to_a_text_first_leaves_within_the_tokenizer(clean, tokenizer, tmp_path):
-    save(make(CLIP, tokenizer), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["tokenizer"]["clean"] = clean
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    load(tmp_path).tokenizer.save(tmp_path / "left.json")
-    left, texts = TokenizersJSON(str(tmp_path / "left.json")), ["The_Cat,\t sat!!  on\na [mat]~", *TEXTS]
-    expected = TokenizersJSON(str(tmp_path / "tokenizer.json"), clean=clean)(texts, 24)
-    np.testing.assert_array_equal(left(texts, 24), expected)
-    assert (expected != tokenizer(texts, 24)).any()
-
-
-def prepared_by(tokenizer, folder, *transforms):
-    """A saved model whose run prepares texts so, for an evaluation whose pictures it does not touch."""
-    save(make(EMOJI, tokenizer), folder)
-    config = json.loads((folder / "config.json").read_text())
-    evaluation = {"kind": "retrieval", "transforms": [*transforms, {"kind": "tokenize", "length": 12}]}
-    files.write_json(
-        {**config, "evals": {"a": {"kind": "robustness", "evaluator": evaluation}}}, folder / "config.json"
-    )
-    return load(folder)
-
-
-@pytest.mark.parametrize(
-    "transforms",
-    [
-        [{"kind": "clean_text", "mode": "canonicalize"}],
-        [
-            {"kind": "format_text", "template": "a {{photo}} of {text}"},
-            {"kind": "clean_text", "mode": "lower"},
-        ],
-        [{"kind": "clean_text"}, {"kind": "format_text", "template": "the {text}"}],
-    ],
-)
-def test_transforms_of_texts_leave_within_the_tokenizer(transforms, tokenizer, tmp_path, capsys):
-    """As the run prepares texts, which the tokenizer alone would not."""
-    model = prepared_by(tokenizer, tmp_path, *transforms)
-    texts = [*TEXTS[:4], "The_Cat,\t sat!!  on\na [mat]~"]
-    ids = model.tokenizer(texts, 12)
-    np.testing.assert_array_equal(ids, proof.prepared(model, [], texts)["text"])
-    assert (ids != tokenizer(texts, 12)).any() and "stay behind" not in capsys.readouterr().out
-
-
-def test_transforms_of_texts_that_no_tokenizer_holds_are_named(tokenizer, tmp_path, capsys):
-    """What needs more than a text does nothing to a text alone; the rest shows in the proof."""
-    group, caption = ({"kind": "format_text", "template": f"{{text}}, {end}"} for end in ("{group}", "the log"))
-    model = prepared_by(tokenizer, tmp_path, group, caption)
-    assert f"stay behind: {group}, {caption}" in capsys.readouterr().out
-    ids = proof.prepared(model, [], TEXTS[:4])["text"]
-    assert (ids != model.tokenizer(TEXTS[:4], 12)).any()
-
-
-def test_a_tokenizer_that_is_no_file_of_tokenizers_stays_behind_and_that_is_said(tokenizer, tmp_path, capsys):
-    save(dataclasses.replace(make(CLIP, tokenizer), tokenizer=None), tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"tokenizer": {"kind": "sentencepiece", "path": "x"}}))
-    assert load(tmp_path).tokenizer is None and "(sentencepiece) stays behind" in capsys.readouterr().out
-    del config["task"]["towers"]["text"]["vocab"]  # which its run left to the tokenizer
-    (tmp_path / "config.json").write_text(json.dumps(config | {"tokenizer": {"kind": "sentencepiece", "path": "x"}}))
-    assert load(tmp_path).task["towers"]["text"]["vocab"] == tokenizer.vocab_size
+def test_each_library_reads_its_own_of_a_folder_with_both(tokenizer, tmp_path):
+    """As Hub repositories hold the layouts of transformers and open_clip side by side."""
+    model = make(CLIP, tokenizer)
+    for form in (huggingface, open_clip):
+        form.export(model, tmp_path)
+    for source in ("transformers", "open_clip"):
+        for path, array in read_model(source, tmp_path).arrays.items():
+            np.testing.assert_array_equal(array, model.arrays[path], err_msg=path)
+    assert Pretrained.open(tmp_path).identity["format"] == "open_clip"
 
 
 @pytest.mark.parametrize("target", ["open_clip", "transformers", "onnx"])
@@ -181,6 +83,11 @@ def test_another_temperature_is_refused(change, message, target, tokenizer, tmp_
         (EMOJI, "infonce", {"qk_norm": True, "positions": "rotary", "gated": True}, "jax", None),
         (EMOJI, "infonce", {}, "onnx", None),
         (SIGLIP, "sigmoid", {}, "onnx", None),
+        (EMOJI, "infonce", {"edge": 18}, "transformers", "vision-text-dual-encoder"),
+        (CLIP, "infonce", {"edge": 18}, "timm", None),
+        (CLIP, "infonce", {"edge": 18}, "onnx", None),
+        (EMOJI, "infonce", {"edge": 18}, "jax", None),
+        (PADDED, "infonce", {}, "transformers", "clip"),
     ],
 )
 @pytest.mark.slow
@@ -345,6 +252,10 @@ def test_without_proof_no_library_is_needed(target, form, tokenizer, tmp_path):
         (SIGLIP, "sigmoid", {"naflex": True}, "transformers"),
         (EMOJI, "infonce", {"qk_norm": True, "positions": "rotary"}, "safetensors"),
         (CLIP, "infonce", {}, "timm"),
+        (CLIP, "infonce", {"edge": 18}, "transformers"),
+        (CLIP, "infonce", {"edge": 18}, "timm"),
+        (CLIP, "infonce", {"edge": 18}, "safetensors"),
+        (PADDED, "infonce", {}, "transformers"),
     ],
 )
 def test_an_exported_folder_is_opened_for_use(towers, loss, change, target, tokenizer, tmp_path):
@@ -380,6 +291,9 @@ def test_an_exported_folder_is_opened_for_use(towers, loss, change, target, toke
         (SIGLIP, "sigmoid", {}, "timm"),
         (SIGLIP, "sigmoid", {"naflex": True}, "transformers"),
         (SIGLIP, "sigmoid", {"qk_norm": True, "gated": True}, "safetensors"),
+        (CLIP, "infonce", {"edge": 18}, "transformers"),
+        (CLIP, "infonce", {"edge": 23}, "timm"),
+        (CLIP, "infonce", {"edge": 18}, "safetensors"),
     ],
 )
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
@@ -461,8 +375,17 @@ def test_nothing_is_written_over(tokenizer, tmp_path):
         (open_clip, EMOJI, "infonce", {}, "registers = 0: open_clip has mean pooling beside a class token only"),
         (open_clip, CLIP, "infonce", {"qk_norm": True}, "image.qk_norm = True: open_clip can express False only"),
         (open_clip, CLIP, "infonce", {"activation": "gelu"}, "quick_gelu in both towers or in none"),
+        (
+            open_clip,
+            CLIP,
+            "infonce",
+            {"edge": 18},
+            "resize to 18 before a crop of 16: open_clip crops what it has resized",
+        ),
         (open_clip, CLIP, "infonce", {"embed_dim": None}, "embed_dim: open_clip always projects the image"),
         (open_clip, SIGLIP, "sigmoid", {}, "published sizes only"),
+        (open_clip, SIGLIP, "sigmoid", {"registers": 2}, "image.registers = 2: open_clip's SigLIP can express 0 only"),
+        (open_clip, SIGLIP, "sigmoid", {"pre_norm": True}, "image.pre_norm = True: open_clip's SigLIP can express"),
         (huggingface, CLIP, "sigmoid", {}, "task.losses: a sigmoid loss has a bias"),
         (huggingface, CLIP, "infonce", {"positions": "rotary"}, "positions = 'rotary'"),
         (huggingface, EMOJI, "infonce", {"gated": True}, "gated = True"),

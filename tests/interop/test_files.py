@@ -11,8 +11,9 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcl.interop import files
+from bigcl.interop import files, open_clip
 from bigcl.interop.files import BadFile
+from bigcl.pretrained import Pretrained
 
 
 class Bomb:
@@ -122,3 +123,22 @@ def test_a_folder_without_weights(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(FileNotFoundError, match="no file of weights; give the path of one of"):
         files.find_weights(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_each_library_reads_its_own_file(suffix, tmp_path):
+    """Of a folder of the Hub that holds those of several."""
+    own, other = (
+        ("model", "open_clip_model") if suffix == ".safetensors" else ("pytorch_model", "open_clip_pytorch_model")
+    )
+    for name in (own, other):
+        (tmp_path / f"{name}{suffix}").write_text("")
+    assert files.find_weights(tmp_path).name == f"{own}{suffix}"
+    assert files.find_weights(tmp_path, open_clip.WEIGHTS).name == f"{other}{suffix}"
+
+
+def test_a_folder_of_onnx_graphs(tmp_path):
+    (tmp_path / "image.onnx").write_text("")
+    files.write_json({"task": {"towers": {}}}, tmp_path / "config.json")
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} holds ONNX graphs, of which bigcl reads no weights"):
+        Pretrained.open(tmp_path)

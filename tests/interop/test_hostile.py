@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bigcl.checkpoint import CheckpointError
 from bigcl.convert import convert, read_model
 from bigcl.data.tokenizers import TokenizersJSON, train_bpe
+from bigcl.export import export
 from bigcl.interop import bert, big_vision, files, huggingface, open_clip, plain, schema, timm
 from bigcl.interop.files import BadFile
 from bigcl.interop.model import Model, Preprocessing, blank, load
@@ -309,6 +310,36 @@ def test_the_key_is_named(name, file, at, value, message, folders, tmp_path):
     with pytest.raises(ValueError, match=message) as error:
         read_model(FOLDERS[name][0], tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_naflex_of_big_vision_is_sent_to_transformers(folders, tmp_path):
+    """Its patches are vectors, which say nothing of the patch in pixels."""
+    with np.load(folders("big_vision") / "model.npz") as file:
+        tensors = dict(file)
+    tensors["img/embedding/kernel"] = tensors["img/embedding/kernel"].reshape(-1, 32)
+    np.savez(tmp_path / "model.npz", **tensors)
+    with pytest.raises(ConfigError, match=r"img/embedding/kernel \(192, 32\): .*NaFlex.* --from transformers"):
+        read_model("big_vision_npz", tmp_path / "model.npz")
+
+
+def test_a_text_tower_has_no_image_size(folders, tmp_path):
+    with pytest.raises(ConfigError, match=r"^--image_size: the model has no image tower; leave it out$"):
+        convert("transformers", folders("bert"), tmp_path / "out", image_size=32)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name, image_size, options",
+    [("clip", None, ""), ("clip", 16, ""), ("clip", 32, " --image_size 32"), ("bert", None, "")],
+)
+def test_the_card_says_where_converted_weights_come_from(name, image_size, options, folders, tmp_path):
+    """By the command, without what its folder says of a machine."""
+    convert("transformers", folders(name), tmp_path / "run", image_size=image_size)
+    export(tmp_path / "run", "safetensors", tmp_path / "out", verify=False)
+    said = (tmp_path / "out" / "README.md").read_text()
+    assert f"by `python -m bigcl.convert --from transformers --path {name}{options}`" in said
+    assert ("which resized the position embeddings" in said) == bool(options)
+    assert str(tmp_path) not in said
 
 
 @pytest.mark.parametrize(

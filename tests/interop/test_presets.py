@@ -228,20 +228,23 @@ def test_what_a_processor_does_not_do(tmp_path):
 @pytest.mark.parametrize(
     "steps, expected",
     [
-        ([{"kind": "resize", "size": [16, 16]}, {"kind": "center_crop", "size": 16}], "squash"),
-        ([{"kind": "resize", "size": 16}, {"kind": "center_crop", "size": 16}], "shortest"),
-        ([{"kind": "resize", "size": 18}, {"kind": "center_crop", "size": 16}], None),
+        ([{"kind": "resize", "size": [16, 16]}, {"kind": "center_crop", "size": 16}], ("squash", None)),
+        ([{"kind": "resize", "size": 16}, {"kind": "center_crop", "size": 16}], ("shortest", None)),
+        ([{"kind": "resize", "size": 18}, {"kind": "center_crop", "size": 16}], ("shortest", 18)),
+        ([{"kind": "resize", "size": [18, 18]}, {"kind": "center_crop", "size": 16}], ("squash", 18)),
         ([{"kind": "resize", "size": [16, 20]}, {"kind": "center_crop", "size": 16}], None),
+        ([{"kind": "resize", "size": 14}, {"kind": "center_crop", "size": 16}], None),
     ],
 )
 def test_what_is_resized_and_cropped(steps, expected):
     tower = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
     if expected is None:
-        with pytest.raises(ConfigError, match="set both to the size of the tower"):
+        with pytest.raises(ConfigError, match="before a crop of 16"):
             Preprocessing.of(steps, tower)
         return
     preprocessing = Preprocessing.of(steps, tower)
-    assert preprocessing.mode == expected
+    assert (preprocessing.mode, preprocessing.edge) == expected
+    assert Preprocessing.of(preprocessing.transforms(), tower) == preprocessing
     from bigcl import registry
     from bigcl.interop.proof import painting
 
@@ -252,6 +255,30 @@ def test_what_is_resized_and_cropped(steps, expected):
             example, rng
         )
     np.testing.assert_array_equal(preprocessing([picture])["image"][0], example["image"])
+
+
+def test_what_is_cropped_at_random_is_the_middle():
+    tower = {"image_size": 16, "mean": [0.5] * 3, "std": [0.5] * 3}
+    resize = {"kind": "resize", "size": 18, "method": "bilinear"}
+    found = Preprocessing.of([resize, {"kind": "random_crop", "size": 16}], tower)
+    assert found == Preprocessing.of([resize, {"kind": "center_crop", "size": 16}], tower) and found.edge == 18
+    part = {
+        "kind": "random_resized_crop",
+        "size": 16,
+        "method": "bilinear",
+    }  # of which size it was before counts for nothing
+    assert Preprocessing.of([resize, part], tower) == Preprocessing(16, "shortest", "bilinear")
+    assert (found.at(32).edge, Preprocessing(16).at(32).edge) == (36, None)
+
+
+@pytest.mark.parametrize("size, seen", [(224, (224, 256)), (518, (518, 592)), (32, (32, 36))])
+def test_a_processor_that_crops_what_is_larger(size, seen, capsys):
+    """DINOv2's, also beside a tower of another size: the same share of the picture."""
+    record = {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "size": {"shortest_edge": 256}}
+    tower = {"image_size": size, "mean": [0.5] * 3, "std": [0.5] * 3}
+    found = processors.preprocessing_of(record, tower, PRESETS["dinov2"])
+    assert (found.mode, found.size, found.edge) == ("shortest", *seen)
+    assert ("crop_size is 224" in capsys.readouterr().out) == (size != 224)
 
 
 @pytest.mark.parametrize("lowers", [True, False])

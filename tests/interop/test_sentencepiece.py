@@ -22,7 +22,7 @@ from bigcl.data.tokenizers import FILE, SentencePiece, TokenizersJSON
 from bigcl.interop import files, proof, sentencepiece
 from bigcl.interop.model import load, save
 from bigcl.registry import ConfigError
-from tests.interop.test_export import CLIP, PEERS, SIGLIP, make
+from tests.interop.models import CLIP, PEERS, SIGLIP, make
 
 LANGUAGES = ("en", "de", "fr", "ja", "ko", "ar", "ru", "tr")
 MODELS = {
