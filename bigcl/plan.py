@@ -70,7 +70,8 @@ def run(config: dict[str, Any], topology: str, slices: int) -> bool:
         options = {
             k: v and ([o.as_json() for o in v] if isinstance(v, list) else v.as_json()) for k, v in found.items()
         }
-        print(json.dumps(plan.as_json() | options, indent=1))
+        where = topology if slices == 1 else f"{slices} x {topology}"
+        print(json.dumps({"topology": where} | plan.as_json() | options, indent=1))
         return plan.fits
     print(report.describe(plan))
     if "search" in found:

@@ -101,6 +101,7 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "constant": "bigcl.schedules:constant",
         "linear": "bigcl.schedules:linear",
         "cosine": "bigcl.schedules:cosine",
+        "stairs": "bigcl.schedules:stairs",
         "rsqrt": "bigcl.schedules:rsqrt",
         "wsd": "bigcl.schedules:wsd",
     },

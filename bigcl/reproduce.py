@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/reproduce"))
     parser.add_argument("--table", action="store_true", help="write docs/papers.md from the results in --out")
     options = parser.parse_args(argv)
-    if options.table:
-        from bigcl.report.papers import write_table
-
-        print(f"table: {write_table(options.out, PAPERS.parents[1] / 'docs' / 'papers.md')}")
-        return 0
     try:
+        if options.table:
+            from bigcl.report.papers import write_table
+
+            print(f"table: {write_table(options.out, PAPERS.parents[1] / 'docs' / 'papers.md')}")
+            return 0
         slugs = [path.stem.replace("_", "-") for path in recipes()] if options.all else options.slugs
         if not slugs:
             parser.error("give recipes, or --all")

@@ -40,6 +40,14 @@ def cosine(*, steps: int, warmup: int | float | None = None, final: float = 0.0)
     )
 
 
+def stairs(*, steps: int, warmup: int | float | None = None, every: int | float = 0.3, factor: float = 0.1) -> Schedule:
+    """The peak times `factor` once more after every so many steps from the start (He et al. 2016)."""
+    warm, length = lengths(warmup, 0, steps)[0], round(every * steps) if 0 < every < 1 else int(every)
+    if length < 1 or not 0 < factor <= 1:
+        raise ConfigError(f"schedule: expected every > 0 and 0 < factor <= 1, got {every} and {factor}")
+    return lambda step: rise(step, warm) * factor ** jnp.floor(number(step) / length)
+
+
 def rsqrt(
     *, steps: int, warmup: int | float | None = None, cooldown: int | float = 0, timescale: int = 10_000
 ) -> Schedule:

@@ -19,7 +19,14 @@ def resolved(config: Mapping[str, Any]) -> dict[str, Any]:
         return Experiment.resolve(config)
     if other := set(config) - {"stages"}:
         raise ConfigError(f"config.{min(other)}: a config of several stages holds nothing but them")
-    return {"stages": {name: Experiment.resolve(config["stages"][name]) for name in sorted(config["stages"])}}
+    names = sorted(config["stages"])
+    for i, name in enumerate(names):
+        stage = config["stages"][name]
+        for later in names[i:]:
+            if filled(stage, {later: pathlib.Path()}) != filled(stage, {}):
+                order = f"stages run in the order of their names, {', '.join(names)}; rename them"
+                raise ConfigError(f"config.stages.{name}: reads {{{later}}}, which is not there yet: {order}")
+    return {"stages": {name: Experiment.resolve(config["stages"][name]) for name in names}}
 
 
 def choose(config: dict[str, Any], name: str | None) -> dict[str, Any]:

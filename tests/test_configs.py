@@ -8,9 +8,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax import nnx
 
-from bigcl import stages
+from bigcl import registry, stages
 from bigcl.config import check_given, parse_arg, parse_variant, plain
 from bigcl.divergence import Diverged
 from bigcl.experiment import Experiment
@@ -114,6 +116,22 @@ def test_the_published_form_of_a_recipe_has_a_step(path):
             state, metrics = jax.eval_shape(experiment.step(), experiment.state_shapes, experiment.batch_shapes())
         assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, experiment.state_shapes)
         assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("name", ["align", "just_ask", "m3col", "one_to_k", "symile", "teminal"])
+def test_published_text_towers_do_not_read_padding(name):
+    """As BERT and its kind; weights of theirs would else be another function."""
+    task = load(ROOT / "configs" / "papers" / f"{name}.py").get_config("paper,smoke").task.to_dict()
+    built = registry.build("task", task, batch_size=16, steps=4, rngs=nnx.Rngs(0))
+    towers = {
+        k: built.towers[k] for k, part in task["towers"].items() if not isinstance(part, str) and "pad_id" in part
+    }
+    assert towers
+    for name, tower in towers.items():
+        words = np.full((2, tower.length), tower.pad_id, np.int32)
+        words[:, :4] = np.random.default_rng(0).integers(2, 90, (2, 4))
+        z, short = (tower(jnp.asarray(x)).embedding for x in (words, words[:, :5]))
+        np.testing.assert_allclose(z, short, atol=1e-5, err_msg=name)
 
 
 @EVERY_RECIPE

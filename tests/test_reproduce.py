@@ -202,7 +202,10 @@ def test_both_sides_of_a_comparison_are_printed_and_on_the_page(papers, capsys, 
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     for run, mean in means.items():
         assert any(line[0] == run and float(line[-2]) == pytest.approx(mean, abs=1e-4) for line in lines if line)
+    plan = {"topology": "v5e:2x4", "memory": {"peak": 3.04e9, "limit": 17.18e9}}  # of `bigcl.plan --json`
+    (papers.parent / "results" / "made-up.plan.json").write_text(json.dumps(plan))
     row = page.row("made-up", papers / "made_up.py", papers.parent / "results")
+    assert "| v5e:2x4: 3.0 of 17 GB a chip |" in row
     assert row.count(f"loss: method {page.short(means['method'])}, baseline {page.short(means['baseline'])}, diff") == 2
     assert "other seeds: xor/chance" in row and "A recipe for a test" in row and "| nothing. |" in row
     monkeypatch.setattr(page, "ROOT", papers.parent)
@@ -210,6 +213,9 @@ def test_both_sides_of_a_comparison_are_printed_and_on_the_page(papers, capsys, 
     papers.rename(papers.parent / "configs" / "papers")
     text = page.write_table(papers.parent / "results", papers.parent / "papers.md").read_text()
     assert row in text and "| `too-good` |" in text and "not measured" in text
+    written = papers.parent / "papers.md"
+    assert reproduce.main(["--table", "--out", str(papers.parent / "nothing")]) == 2  # rather than an empty page
+    assert "nothing: no results of any recipe" in capsys.readouterr().err and written.read_text() == text
 
 
 def test_unknown_recipes_name_the_nearest(papers, capsys):
@@ -220,6 +226,13 @@ def test_unknown_recipes_name_the_nearest(papers, capsys):
 def test_stages_are_all_there_is():
     with pytest.raises(ConfigError, match=r"config\.seed: a config of several stages holds nothing but them"):
         stages.resolved({"stages": {}, "seed": 1})
+
+
+def test_stages_run_in_the_order_of_their_names():
+    """Whatever the order in the config, and 10 stands before 2."""
+    first, second = {}, {"checkpoint": {"init_from": "{stage2}/last"}}
+    with pytest.raises(ConfigError, match=r"config\.stages\.stage10: reads \{stage2\}.*, stage10, stage2; rename"):
+        stages.resolved({"stages": {"stage2": first, "stage10": second}})
 
 
 def test_a_plot_of_equal_numbers_is_a_plot():

@@ -34,6 +34,9 @@ def test_every_kind(kind):
         ({"kind": "cosine", "warmup": 200}, 600, 0.5),
         ({"kind": "cosine", "warmup": 200}, 400, 0.5 * (1 + np.cos(np.pi / 4))),
         ({"kind": "cosine", "warmup": 0.2, "final": 0.1}, 1000, 0.1),
+        ({"kind": "stairs", "warmup": 0, "every": 250, "factor": 0.5}, 249, 1),
+        ({"kind": "stairs", "warmup": 0, "every": 250, "factor": 0.5}, 750, 0.125),
+        ({"kind": "stairs"}, 600, 0.01),
         ({"kind": "rsqrt", "warmup": 100, "timescale": 200}, 700, 0.5),
         ({"kind": "rsqrt", "warmup": 100, "timescale": 200, "cooldown": 600}, 700, 0.25),
         ({"kind": "rsqrt", "warmup": 100, "cooldown": 0.5}, 1000, 0),
@@ -63,6 +66,12 @@ def test_default_warmup_grows_with_the_run_to_a_limit():
 def test_lengths_that_do_not_fit(part):
     with pytest.raises(ConfigError, match="do not fit into 1000 steps"):
         registry.build("schedule", part, steps=1000)
+
+
+@pytest.mark.parametrize("part", [{"every": 0}, {"factor": 0.0}, {"factor": 1.5}], ids=str)
+def test_stairs_that_lead_nowhere(part):
+    with pytest.raises(ConfigError, match="expected every > 0 and 0 < factor <= 1"):
+        registry.build("schedule", {"kind": "stairs", **part}, steps=1000)
 
 
 def test_unknown_argument():

@@ -26,6 +26,7 @@ def infonce(
     decoupled: bool = False,
     inside: bool = False,
     labels: Int[Array, "b"] | None = None,
+    targets: Float[Array, "b b"] | Bool[Array, "b b"] | None = None,
     groups: Int[Array, "b"] | None = None,
     mask: Bool[Array, "b"] | None = None,
     weight: Float[Array, "b"] | None = None,
@@ -52,7 +53,7 @@ def infonce(
 
     Candidates:
     within: the other rows of the same side too (NT-Xent of SimCLR, Chen et al. 2020).
-    decoupled: targets are no candidates (DCL, Yeh et al. 2022).
+    decoupled: targets are no candidates (DCL, Yeh et al. 2022); the term of a row that is left with none is 0.
     negatives_b: more for rows of `za`: for all of them [k, d] (a queue, MoCo, He et al. 2020; hard negatives, NegCLIP,
         Yuksekgonul et al. 2023), or for each its own [b, k, d].  negatives_a: more for rows of `zb`.
     groups: only rows of the same group.
@@ -62,6 +63,8 @@ def infonce(
     Targets and their mean:
     labels: rows of the same label are targets of one another (SupCon, Khosla et al. 2020; UniCL, Yang et al. 2022),
         with `within` also on the same side.
+    targets: instead, how much row j of `zb` is a target of row i of `za`, and i of j: their mean is weighted by it. A
+        row without targets has the term 0. (With `inside`, a target of weight 0 asks for no more.)
     inside: targets are averaged inside the log, $\log \frac{1}{|P_i|} \sum_{j \in P_i} e^{S_{ij}}$ (SupCon's L_in).
     weight: v, of the terms in the mean; 0 leaves a row out that stays a candidate.
 
@@ -74,7 +77,9 @@ def infonce(
         raise ValueError(f"infonce: row i of each side must belong together, got shapes {za.shape} and {zb.shape}")
     if label_smoothing and groups is not None:
         raise ValueError("infonce: label_smoothing spreads targets over the batch, but groups leave candidates out")
-    given = {"labels": labels, "groups": groups, "mask": mask, "log_weight": log_weight}
+    if labels is not None and targets is not None:
+        raise ValueError("infonce: labels and targets both say what belongs together; give one of them")
+    given = {"labels": labels, "targets": targets, "groups": groups, "mask": mask, "log_weight": log_weight}
     given |= {"negatives_a": negatives_a, "negatives_b": negatives_b}
     arrays: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
     options: dict[str, Any] = {"label_smoothing": label_smoothing, "within": within, "decoupled": decoupled}
@@ -107,12 +112,17 @@ def infonce_rows(
         b = b.merge(rows_only(among(zb, negatives_a, scale), inside), inside)
     mask = known.get("mask")
     terms = {
-        "a_to_b": a.partition - smooth(a.mean_target(inside), za, zb, scale, mask, label_smoothing),
-        "b_to_a": b.partition - smooth(b.mean_target(inside), zb, za, scale, mask, label_smoothing),
+        "a_to_b": told_apart(a, smooth(a.mean_target(inside), za, zb, scale, mask, label_smoothing)),
+        "b_to_a": told_apart(b, smooth(b.mean_target(inside), zb, za, scale, mask, label_smoothing)),
     }
     terms["sum"] = terms["a_to_b"] + terms["b_to_a"]
     terms["both"] = terms["sum"] / 2
     return terms[direction]
+
+
+def told_apart(side: Side, target: Float[Array, "b"]) -> Float[Array, "b"]:
+    """How far each row is from being told from its candidates: 0 where there are none, or no targets."""
+    return jnp.where((side.partition > MASKED / 2) & (side.mass > 0), side.partition - target, 0)
 
 
 def across(
@@ -124,27 +134,34 @@ def across(
     inside: bool,
 ) -> tuple[Side, Side]:
     """Candidates and targets of the other side."""
-    labelled = "labels" in known
-    info = {"labels": jnp.arange(len(za)), **known} if decoupled else known
-    plain = not info or (labelled and info.keys() == {"labels"} and not decoupled)
+    chosen = not known.keys().isdisjoint(("labels", "targets"))
+    rows = known if chosen or not decoupled else {"labels": jnp.arange(len(za)), **known}
+    rows, columns = by_side(rows, len(zb))
     a, b = contrast(
         za,
         zb,
         scale,
-        candidates=None if plain else log_weights(decoupled),
-        targets=same_label if labelled else None,
-        a=info,
-        b=info,
+        candidates=log_weights(decoupled) if decoupled or rows.keys() - {"labels", "targets"} else None,
+        targets=belonging if chosen else None,
+        a=rows,
+        b=columns,
         inside=inside,
-        paired=not labelled,
+        paired=not chosen,
     )
     return without_own(a, known), without_own(b, known)
 
 
+def by_side(known: Known, columns: int) -> tuple[Known, Known]:
+    """What is known of rows and of columns: rows have targets among the columns, which have their number."""
+    if "targets" not in known:
+        return known, known
+    return known, {k: v for k, v in known.items() if k != "targets"} | {"column": jnp.arange(columns)}
+
+
 def same_side(z: Float[Array, "b d"], scale: Float[Array, ""], known: Known, decoupled: bool, inside: bool) -> Side:
     """Candidates and targets among the other rows of the same side."""
-    info = {**known, "index": jnp.arange(len(z))}
-    targets = same_label if "labels" in known else None
+    info = {**by_side(known, len(z))[1], "index": jnp.arange(len(z))}
+    targets = belonging if "labels" in known else None
     rows, _ = contrast(z, z, scale, candidates=log_weights(decoupled), targets=targets, a=info, b=info, inside=inside)
     return without_own(rows, known)
 
@@ -170,8 +187,10 @@ def in_reach(a: Known, b: Known) -> Bool[Array, "m n"]:
     return keep
 
 
-def same_label(a: Known, b: Known) -> Float[Array, "m n"]:
-    """1 for targets, else 0."""
+def belonging(a: Known, b: Known) -> Float[Array, "m n"]:
+    """Weights of targets, 0 for what is none."""
+    if "targets" in a:
+        return jnp.where(in_reach(a, b), at_least_float32(a["targets"][:, b["column"]]), 0)
     return (in_reach(a, b) & (a["labels"][:, None] == b["labels"][None])).astype(jnp.float32)
 
 
@@ -180,8 +199,8 @@ def log_weights(decoupled: bool) -> Weigh:
 
     def weigh(a: Known, b: Known) -> Float[Array, "m n"]:
         keep = in_reach(a, b)
-        if decoupled and "labels" in a:
-            keep &= a["labels"][:, None] != b["labels"][None]
+        if decoupled and not a.keys().isdisjoint(("labels", "targets")):
+            keep &= belonging(a, b) == 0
         q = a["log_weight"][:, None] + b["log_weight"][None] if "log_weight" in a else jnp.zeros(keep.shape)
         return jnp.where(keep, q, MASKED)
 

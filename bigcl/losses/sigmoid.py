@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from bigcl.losses import streaming
-from bigcl.losses.infonce import Known, in_reach, same_label, weighted_mean
+from bigcl.losses.infonce import Known, belonging, by_side, in_reach, weighted_mean
 
 
 def sigmoid(
@@ -16,6 +16,7 @@ def sigmoid(
     bias: Float[Array, ""],
     *,
     labels: Int[Array, "b"] | None = None,
+    targets: Float[Array, "b b"] | Bool[Array, "b b"] | None = None,
     groups: Int[Array, "b"] | None = None,
     mask: Bool[Array, "b"] | None = None,
     weight: Float[Array, "b"] | None = None,
@@ -35,6 +36,8 @@ def sigmoid(
     scale: s, the inverse temperature.  bias: t, which starts near -log(B) so that the many negatives do not dominate.
 
     labels: $z_{ij} = 1$ for rows of the same label (UniCL's targets, Yang et al. 2022).
+    targets: instead, the share of 0 to 1 to which row j of `zb` belongs to row i of `za`; the loss is the cross-entropy
+        with it.
     groups: only pairs of the same group.
     mask: rows that are there; the others are in no pair and not counted.
     weight: $v$; the loss is the mean of the rows' terms by weight, and a pair of two rows is half in the term of each.
@@ -43,7 +46,16 @@ def sigmoid(
     """
     if za.shape != zb.shape:
         raise ValueError(f"sigmoid: row i of each side must belong together, got shapes {za.shape} and {zb.shape}")
-    given = {"labels": labels, "groups": groups, "mask": mask, "negatives_a": negatives_a, "negatives_b": negatives_b}
+    if labels is not None and targets is not None:
+        raise ValueError("sigmoid: labels and targets both say what belongs together; give one of them")
+    given = {
+        "labels": labels,
+        "targets": targets,
+        "groups": groups,
+        "mask": mask,
+        "negatives_a": negatives_a,
+        "negatives_b": negatives_b,
+    }
     arrays: dict[str, Any] = {name: x for name, x in given.items() if x is not None}
     if not arrays and weight is None:  # each pair in one sum is as good as half of it in two
         rows, _, positive = with_positives(za, zb, scale, bias)
@@ -79,7 +91,7 @@ def with_positives(
     known: Known | None = None,
 ) -> tuple[Float[Array, "b"], Float[Array, "b"], Float[Array, "b"]]:
     """Sums of `log(1 + exp(logit))` along each row and each column, and the logit of each row's own pair; with labels
-    the sums are without the logits of targets, and the last is 0."""
+    or targets the sums are without the logits of targets, and the last is 0."""
 
     def positive(za: Any, zb: Any, shared: tuple[Array, Array]) -> tuple[Array]:
         own = streaming.paired_logits(za, zb, shared[0])
@@ -88,22 +100,23 @@ def with_positives(
     if not known:
         sums = streaming.stream(streaming.softplus_tile, za, zb, (scale, bias), paired=positive)
         return sums.row_sum[0], sums.column_sum[0], sums.paired[0]
-    labelled = "labels" in known
+    chosen = not known.keys().isdisjoint(("labels", "targets"))
+    of_rows, of_columns = by_side(known, len(zb))
 
     def tile(rows: Any, columns: Any, shared: Any) -> Any:
         (x, a), (y, b) = rows, columns
         logit = streaming.logits(x, y, *shared)
         cost = streaming.softplus(logit)
-        if labelled:
-            cost -= same_label(a, b).astype(logit.dtype) * logit
+        if chosen:
+            cost -= belonging(a, b).astype(logit.dtype) * logit
         return (), (jnp.where(in_reach(a, b), cost, 0),)
 
     def own(rows: Any, columns: Any, shared: Any) -> tuple[Array]:
         return positive(rows[0], columns[0], shared)
 
-    paired = streaming.no_pairs if labelled else own
-    sums = streaming.stream(tile, (za, known), (zb, known), (scale, bias), paired=paired)
-    return sums.row_sum[0], sums.column_sum[0], jnp.zeros_like(sums.row_sum[0]) if labelled else sums.paired[0]
+    paired = streaming.no_pairs if chosen else own
+    sums = streaming.stream(tile, (za, of_rows), (zb, of_columns), (scale, bias), paired=paired)
+    return sums.row_sum[0], sums.column_sum[0], jnp.zeros_like(sums.row_sum[0]) if chosen else sums.paired[0]
 
 
 def against(

@@ -11,6 +11,7 @@ from typing import Any
 
 from bigcl.claims import Demand, Measured
 from bigcl.files import replacing
+from bigcl.registry import ConfigError
 from bigcl.report.run import short
 from bigcl.report.svg import tag, ticks
 
@@ -25,11 +26,11 @@ for a laptop, is trained and judged by
 
     python -m bigcl.reproduce SLUG          # or --all
 
-baseline and method on the same data, steps and tuning. This page is written from the results, by
-`python -m bigcl.reproduce --table`; numbers are means over the seeds, with the deviation of what is judged, and in
-parentheses what the claim demands of it. "other seeds" are a second experiment, of seeds that were not looked at when
-the recipe was made. "goldens" counts stored calls of the authors' own functions, or of an independent implementation,
-with which bigcl's agree (`tests/goldens/`).
+baseline and method on the same data, steps and tuning. This page is written from the results, by `python -m
+bigcl.reproduce --table --out docs/results`; numbers are means over the seeds, with the deviation of what is judged,
+and in parentheses what the claim demands of it. "other seeds" are a second experiment, of seeds that were not looked
+at when the recipe was made, but for seed 5 of `align`, `dreamlip`, `mmvp-mof` and `supremix`. "goldens" counts stored
+calls of the authors' own functions, or of an independent implementation, with which bigcl's agree (`tests/goldens/`).
 
 """
 
@@ -85,13 +86,13 @@ def dots(title: str, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> str
 
 def write_table(results: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     """Writes the page from `results/SLUG.json`, where there are `results/other-seeds/SLUG.json` and
-    `results/SLUG.plan.json` from these, and the recipes' docstrings."""
-    rows = []
-    for recipe in sorted((ROOT / "configs" / "papers").glob("*.py")):
-        slug = recipe.stem.replace("_", "-")
-        if recipe.stem in ("base", "__init__"):
-            continue
-        rows.append(row(slug, recipe, results))
+    `results/SLUG.plan.json` (what `bigcl.plan --json` prints) from these, and the recipes' docstrings. Raises
+    ConfigError where there are no results."""
+    paths = sorted((ROOT / "configs" / "papers").glob("*.py"))
+    recipes = {path.stem.replace("_", "-"): path for path in paths if path.stem not in ("base", "__init__")}
+    if not any((results / f"{slug}.json").exists() for slug in recipes):
+        raise ConfigError(f"{results}: no results of any recipe; give their folder, as --out docs/results")
+    rows = [row(slug, path, results) for slug, path in recipes.items()]
     lines = [
         "| method | paper | what is new | claim, measured | goldens | at paper scale | command |",
         "|---|---|---|---|--:|---|---|",
@@ -113,7 +114,12 @@ def row(slug: str, recipe: pathlib.Path, results: pathlib.Path) -> str:
     if other := read(results / "other-seeds" / f"{slug}.json"):
         claim += f"<br>other seeds: {measured(other)}"
     plan = read(results / f"{slug}.plan.json")
-    scale = "" if plan is None else f"{plan['topology']}: {plan['peak_gb']:.1f} of {plan['hbm_gb']:.0f} GB a chip"
+    memory = plan and plan["memory"]
+    scale = (
+        ""
+        if plan is None
+        else f"{plan['topology']}: {memory['peak'] / 1e9:.1f} of {memory['limit'] / 1e9:.0f} GB a chip"
+    )
     cells = (f"`{slug}`", paper, new, claim, goldens(slug), scale, f"`python -m bigcl.reproduce {slug}`")
     escaped = [str(cell).replace("|", "&#124;") for cell in cells]
     return f"| {' | '.join(escaped)} |"

@@ -2,6 +2,7 @@
 methods from config alone."""
 
 import graphlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -42,7 +43,7 @@ class TwoTower(Task):
         logits and sums are float32 either way);
         `name` in the log. Default: one `infonce` of the first two inputs.
     heads: projections of outputs for the losses alone, each a head with `of`, the outputs that it reads, of other heads
-        too.
+        too; it reads outputs side by side whose names are joined by "+", as `fused/image+text` comes of ["image+text"].
     teacher: an untrained copy of towers and heads, see `Teacher`; an empty part is one that stays as the run began.
     queues: rows of past batches, see `Queue`; `past/teacher/image` is what the queue `past` has of that output, as in
         {"negatives_b": "past/teacher/image"}.
@@ -77,7 +78,7 @@ class TwoTower(Task):
         self.steps, self.normalize = steps, normalize
         self.inputs = {name: part if isinstance(part, str) else name for name, part in towers.items()}
         self.towers = self.make_towers(towers, vocab=vocab, dtype=dtype, rngs=rngs)
-        self.read_by = in_order({name: tuple(part.get("of", ())) for name, part in heads.items()})
+        self.read_by, self.joined = in_order({name: tuple(part.get("of", ())) for name, part in heads.items()})
         self.heads = nnx.Dict({n: registry.build("head", p, dtype=dtype, rngs=rngs) for n, p in heads.items()})
         self.taught, self.kept_by = teacher is not None, {n: tuple(part["of"]) for n, part in queues.items()}
         self.terms = nnx.static(make_terms(losses, self.outputs(), ("", *scales)))
@@ -125,7 +126,7 @@ class TwoTower(Task):
             names += [f"teacher/{n}{what}" for what in ("", ".features") for n in self.inputs]
         for section, reads in (("heads", self.read_by), ("queues", self.kept_by)):
             for part, read in reads.items():
-                for name in read:
+                for name in itertools.chain(*(self.joined.get(name, (name,)) for name in read)):
                     if name not in names:
                         what = f"task.{section}.{part}.of: unknown {name!r}"
                         raise ConfigError(f"{what}; {registry.nearest(name, names)}")
@@ -137,9 +138,12 @@ class TwoTower(Task):
     def asked_for(self) -> frozenset[str]:
         """Names of the outputs that losses, heads and queues read."""
         wanted = {name for term in self.terms for name in (*term.of, *dict(term.arrays).values())}
-        wanted.update(*self.read_by.values(), *self.kept_by.values())
+        wanted.update(*self.kept_by.values())
         for head, read in reversed(self.read_by.items()):
-            wanted.update(f"teacher/{name}" for name in read if f"teacher/{head}/{name}" in wanted)
+            for name in read:
+                wanted.update(self.joined[name])
+                if f"teacher/{head}/{name}" in wanted:
+                    wanted.update(f"teacher/{part}" for part in self.joined[name])
         return frozenset(wanted)
 
     def forward(self, batch: Batch, rng: Key[Array, "b"] | None) -> dict[str, Array]:
@@ -203,12 +207,12 @@ class TwoTower(Task):
         made: dict[str, Array] = {}
         for head, read in self.read_by.items():
             for name in read:
-                known = {**outputs, **made}
-                if name not in known:
-                    raise ConfigError(f"task.heads.{head}.of: a tower gives no {name!r} here")
-                made[f"{head}/{name}"] = self.heads[head](known[name])
+                known, each = {**outputs, **made}, self.joined[name]
+                if missing := [part for part in each if part not in known]:
+                    raise ConfigError(f"task.heads.{head}.of: a tower gives no {missing[0]!r} here")
+                made[f"{head}/{name}"] = self.heads[head](side_by_side([known[part] for part in each]))
                 if self.teacher is not None and f"teacher/{head}/{name}" in self.wanted:
-                    taught = self.teacher.heads[head](known[f"teacher/{name}"])
+                    taught = self.teacher.heads[head](side_by_side([known[f"teacher/{part}"] for part in each]))
                     made[f"teacher/{head}/{name}"] = jax.lax.stop_gradient(taught)
         return made
 
@@ -248,17 +252,25 @@ class TwoTower(Task):
         return list(self.notes)
 
 
-def in_order(read_by: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Heads and what they read, each after those whose outputs it reads; ConfigError for heads that read one
-    another."""
+def in_order(read_by: Mapping[str, tuple[str, ...]]) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """Heads and what they read, each after those whose outputs it reads, and of what outputs each of it is joined;
+    ConfigError for heads that read one another."""
+    made = {f"{head}/{name}" for head, read in read_by.items() for name in read}
+    names = {name for read in read_by.values() for name in read}
+    joined = {name: (name,) if name in made else tuple(name.split("+")) for name in names}
     needs = {
-        head: [other for other in read_by if any(name.startswith(f"{other}/") for name in read)]
+        head: [other for other in read_by if any(part.startswith(f"{other}/") for n in read for part in joined[n])]
         for head, read in read_by.items()
     }
     try:
-        return {head: read_by[head] for head in graphlib.TopologicalSorter(needs).static_order()}
+        return {head: read_by[head] for head in graphlib.TopologicalSorter(needs).static_order()}, joined
     except graphlib.CycleError as error:
         raise ConfigError(f"task.heads: {' reads '.join(error.args[1])}") from error
+
+
+def side_by_side(outputs: Sequence[Array]) -> Array:
+    """Outputs joined along their last axis."""
+    return outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, -1)
 
 
 def some(z: Float[Array, "b d"], rows: int = 512) -> Float[Array, "r d"]:

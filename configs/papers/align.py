@@ -41,8 +41,14 @@ def loss():
 
 
 def paper(arg):
-    """Published batch, schedule and temperature."""
+    """Published batch, schedule, temperature (which learns by its logarithm here) and text tower, a BERT-large; a
+    ViT-L/14 at 294 pixels stands for the EfficientNet-L7 at 289, AdamW for LAMB."""
     c = base.published(arg, size="L/14", res=294, batch=16_384, steps=1_200_000)
+    c.task.towers.text.update(**base.BERT, pad_id=0)
+    if not arg.smoke:
+        c.task.towers.text.update(variant="SigLIP-L", vocab=100_000, length=64, embed_dim=640)
+        c.task.towers.image.embed_dim = 640
+        c.data.transforms = [c.data.transforms[0], base.words(length=64), {"kind": "keep", "keys": ["image", "text"]}]
     c.task.losses, c.task.init_scale = [loss()], 1.0
     c.optim.update(lr=1e-3, weight_decay=1e-5)
     c.optim.schedule = {"kind": "linear", "warmup": 1 if arg.smoke else 10_000}

@@ -6,6 +6,7 @@ from bigcl.config import parse_variant
 from configs import clip
 
 __all__ = [
+    "BERT",
     "across",
     "arrays",
     "emoji",
@@ -18,6 +19,9 @@ __all__ = [
     "strong_view",
     "words",
 ]
+
+BERT = {"causal": False, "pool": "first", "post_norm": True, "activation": "gelu"}
+"""A text tower as BERT has it; padding is 0, or 1 for the RoBERTas. Sizes are those of the text tower's variants."""
 
 
 def small(arg, *, steps, batch, lr, optimizer="adamw", **options):

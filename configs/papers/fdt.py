@@ -42,7 +42,8 @@ def get_config(arg=None):
 
 
 def paper(arg):
-    """32 epochs of CC3M's 3.0 million pairs."""
+    """32 epochs of CC3M's 3.0 million pairs, with CLIP's crops for MoCo v2's augmentation, a warm-up from 0 instead of
+    1e-4, and a scale without the lower bound of 20."""
     smoke = ",smoke" if arg.smoke else ""
     c = clip.get_config(f"size=B/32,batch=1024,steps=93750,data={arg.data},tokenizer={arg.tokenizer}{smoke}")
     for tower in c.task.towers.values():  # the projections of what is not used

@@ -50,11 +50,11 @@ def get_config(arg=None):
 
 
 def paper(arg):
-    """4,096 clips of HowToVQA69M a batch: S3D's features of 20 s, question and answer by a DistilBERT each; without the
-    masked language model."""
+    """4,096 clips of HowToVQA69M a batch, of any videos (not 32 of each of 128): S3D's features of 20 s, question and
+    answer by a DistilBERT each; without the masked language model."""
     size = {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64} if arg.smoke else {}
-    bert = {"kind": "text", "vocab": 30_522, "causal": False, "pool": "first", "pad_id": 0, "post_norm": True}
-    bert |= {"variant": "SigLIP-B", "depth": 6, "activation": "gelu", "remat": "nothing_saveable", **size}
+    bert = {"kind": "text", "vocab": 30_522, "variant": "SigLIP-B", "depth": 6, **base.BERT, "pad_id": 0}
+    bert |= {"remat": "nothing_saveable", **size}
     fusion = {"of": ["question", "video"], "lengths": [20, 20], "inputs": [size.get("width", 768), 1_024]}
     spec = {
         "video": {"shape": [20, 1_024]},

@@ -57,7 +57,8 @@ def task(towers, again, *, width, hidden, scale):
 
 
 def paper(arg):
-    """CMU-MOSEI's four modalities over 30 frames. The batch stays at 32, which is a point of the paper."""
+    """CMU-MOSEI's four modalities over 30 frames; the rate falls to 0.9 of itself every 5 epochs of 16,000 clips. The
+    batch stays at 32, which is a point of the paper."""
     out = {"embed_dim": 512}
     block = {"width": 32, "depth": 1, "heads": 2} if arg.smoke else {"width": 320, "depth": 6, "heads": 5}
     block = {**block, "mlp_width": 4 * block["width"]}
@@ -76,7 +77,7 @@ def paper(arg):
     c = base.small(arg, steps=100_000, batch=32, lr=1e-3, optimizer="sgd", momentum=0.9)
     c.data = base.arrays(arg, spec)
     c.task = task(towers, {}, width=512, hidden=1_024, scale=1 / 0.07)
-    c.optim.weight_decay = 1e-3
+    c.optim.update(weight_decay=1e-3, schedule={"kind": "stairs", "every": 2_500, "factor": 0.9, "warmup": 0})
     return c
 
 

@@ -41,7 +41,7 @@ def paper(arg):
     """Clips of 10 s as log-mel pictures [128, 128], texts of RoBERTa's size; the lowest layers stay as they were."""
     width = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 64} if arg.smoke else {}
     vit = {"variant": None, "patch": 64} if arg.smoke else {"variant": "S/16"}
-    bert = {"variant": "SigLIP-B", "post_norm": True, "causal": False, "pool": "first", "norm_eps": 1e-5}
+    bert = {"variant": "SigLIP-B", **base.BERT, "pad_id": 1, "norm_eps": 1e-5}
     spectrogram = {"kind": "vit", "image_size": 128, "channels": 1, "mean": [0.5], "std": [0.5], "embed_dim": 512}
     audio = {**spectrogram, **vit, **width}
     text = {"kind": "text", "vocab": 50_265, "length": 77, "embed_dim": 512, **bert, **width}

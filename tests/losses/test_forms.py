@@ -42,6 +42,7 @@ def naive_infonce(
     decoupled=False,
     inside=False,
     labels=None,
+    targets=None,
     groups=None,
     mask=None,
     weight=None,
@@ -52,35 +53,36 @@ def naive_infonce(
     b = len(za)
     eye = jnp.eye(b, dtype=bool)
     mask = jnp.ones(b, bool) if mask is None else mask
-    same = eye if labels is None else labels[:, None] == labels[None]
+    soft = (eye if labels is None else labels[:, None] == labels[None]).astype(za.dtype) if targets is None else targets
     reach = mask[:, None] & mask[None]
     if groups is not None:
         reach &= groups[:, None] == groups[None]
     q = jnp.exp(jnp.zeros(b) if log_weight is None else log_weight)
     v = mask * (jnp.ones(b) if weight is None else weight)
 
-    def side(x, y, negatives):
-        scores, weights, targets = [scale * x @ y.T], [(reach & ~(decoupled & same)) * q[None]], [reach & same]
+    def side(x, y, negatives, soft):
+        same = soft > 0
+        scores, weights, wanted = [scale * x @ y.T], [(reach & ~(decoupled & same)) * q[None]], [reach * soft]
         if within:
             scores.append(scale * x @ x.T)
-            weights.append((reach & ~eye & ~(decoupled & same)) * q[None])
-            targets.append(reach & same & ~eye & (labels is not None))
+            weights.append((reach & ~eye & ~(decoupled & same & (targets is None))) * q[None])
+            wanted.append(reach * soft * ~eye * (labels is not None))
         if negatives is not None:
             own = negatives if negatives.ndim == 3 else jnp.repeat(negatives[None], b, 0)
             scores.append(scale * (x[:, None] * own).sum(-1))
             weights.append(jnp.ones(scores[-1].shape))
-            targets.append(jnp.zeros(scores[-1].shape, bool))
-        score, w, t = (jnp.concatenate(parts, 1) for parts in (scores, weights, targets))
-        partition = jnp.log(jnp.where(mask, (w * jnp.exp(score)).sum(1), 1))
-        count = jnp.maximum(t.sum(1), 1)
+            wanted.append(jnp.zeros(scores[-1].shape))
+        score, w, t = (jnp.concatenate(parts, 1) for parts in (scores, weights, wanted))
+        partition = jnp.log(jnp.where(mask & w.any(1), (w * jnp.exp(score)).sum(1), 1))
+        count = jnp.where(t.any(1), t.sum(1), 1)
         target = (t * score).sum(1) / count
         if inside:
             target = jnp.log(jnp.where(t.any(1), (t * jnp.exp(score)).sum(1) / count, 1))
         even = (scores[0] * mask[None]).sum(1) / mask.sum()
         terms = partition - (1 - label_smoothing) * target - label_smoothing * even
-        return jnp.where(mask, v * terms, 0).sum() / v.sum()
+        return jnp.where(mask & t.any(1) & w.any(1), v * terms, 0).sum() / v.sum()
 
-    a_to_b, b_to_a = side(za, zb, negatives_b), side(zb, za, negatives_a)
+    a_to_b, b_to_a = side(za, zb, negatives_b, soft), side(zb, za, negatives_a, soft.T)
     return {"a_to_b": a_to_b, "b_to_a": b_to_a, "sum": a_to_b + b_to_a, "both": (a_to_b + b_to_a) / 2}[direction]
 
 
@@ -90,6 +92,7 @@ def naive_sigmoid(
     scale,
     bias,
     labels=None,
+    targets=None,
     groups=None,
     mask=None,
     weight=None,
@@ -101,11 +104,12 @@ def naive_sigmoid(
     mask = jnp.ones(b, bool) if mask is None else mask
     v = mask * (jnp.ones(b) if weight is None else weight)
     same = jnp.eye(b, dtype=bool) if labels is None else labels[:, None] == labels[None]
+    share = same.astype(za.dtype) if targets is None else targets
     reach = mask[:, None] & mask[None]
     if groups is not None:
         reach &= groups[:, None] == groups[None]
-    sign = jnp.where(same, 1, -1)
-    cost = -jax.nn.log_sigmoid(sign * (scale * za @ zb.T + bias))
+    logit = scale * za @ zb.T + bias
+    cost = -share * jax.nn.log_sigmoid(logit) - (1 - share) * jax.nn.log_sigmoid(-logit)
     total = (reach * cost * (v[:, None] + v[None]) / 2).sum()
     for z, more in ((za, negatives_b), (zb, negatives_a)):
         if more is not None:
@@ -263,6 +267,8 @@ def draw(seed=0):
         "reversible": np.arange(B) % 4 != 1,
         "weight": rng.random(B) * (np.arange(B) % 3 != 1),
         "log_weight": rng.normal(size=B),
+        "shares": rng.random((B, B)),
+        "targets": np.maximum(rng.normal(size=(B, B)), 0) * (np.arange(B) != 3)[:, None],
         "shared_a": unit(K),
         "shared_b": unit(2 * K),
         "own_b": unit(B, 3),
@@ -304,6 +310,9 @@ FORMS = {
     "decoupled": infonce(within=True, decoupled=True),
     "labels": infonce(["labels"]),
     "labels within, inside": infonce(["labels"], within=True, inside=True, direction="a_to_b"),
+    "targets": infonce(["targets"]),
+    "targets of those that are there, inside": infonce(["targets:shares", "mask", "groups"], inside=True),
+    "targets within": infonce(["targets", "weight", *NEGATIVES], within=True, decoupled=True),
     "groups": infonce(["groups"]),
     "mask": infonce(["mask"], label_smoothing=0.1),
     "negatives": infonce(NEGATIVES),
@@ -311,6 +320,7 @@ FORMS = {
     "everything": infonce([*KNOWN, "groups", *NEGATIVES], within=True, decoupled=True),
     "everything, inside": infonce([*KNOWN, *NEGATIVES], within=True, inside=True, label_smoothing=0.1),
     "sigmoid labels": sigmoid(["labels"]),
+    "sigmoid targets": sigmoid(["targets:shares", "mask"]),
     "sigmoid groups": sigmoid(["groups"]),
     "sigmoid mask and weight": sigmoid(["mask", "weight"]),
     "sigmoid negatives": sigmoid(NEGATIVES),
@@ -418,7 +428,9 @@ def test_order_of_the_rows_does_not_matter(name):
     order = np.random.default_rng(1).permutation(B)
     with jax.enable_x64(True):
         arrays = arrays_of(name)
-        moved = lambda x: jnp.take(x, order, list(x.shape).index(B)) if B in x.shape else x  # noqa: E731
+        moved = lambda x: functools.reduce(  # noqa: E731
+            lambda x, axis: jnp.take(x, order, axis), [i for i, n in enumerate(x.shape) if n == B], x
+        )
         keep = {"shared_b"}  # as many as rows, but none of them
         shuffled = {k: v if k in keep else moved(v) for k, v in arrays.items()}
         value, gradients = compiled(name)(arrays)
@@ -511,3 +523,38 @@ def test_sinkhorn(m, n, iterations):
 def test_what_cannot_be_is_an_error(call, message):
     with pytest.raises(ValueError, match=message):
         call(jnp.ones((4, 3)), jnp.asarray(2.0))
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        {"groups": [0, 0, 0, 1, 1, 2]},
+        {"labels": [0, 0, 0, 0, 0, 1]},
+        {"labels": [0] * 6},
+        {"mask": [True] + [False] * 5},
+    ],
+    ids=str,
+)
+def test_a_decoupled_row_without_candidates_adds_nothing(known):
+    """Else one lone group would drown the rest of the batch."""
+    za, zb = (losses.l2_normalize(jax.random.normal(jax.random.key(i), (6, 4))) for i in range(2))
+    known = {name: np.array(rows) for name, rows in known.items()}
+    groups, labels = known.get("groups", np.zeros(6)), known.get("labels", np.arange(6))
+    there = known.get("mask", np.ones(6, bool))
+
+    def expected(za, zb):
+        logits, total = 10.0 * za @ zb.T, 0.0
+        for s in (logits, logits.T):
+            for i in np.flatnonzero(there):
+                rest = there & (groups == groups[i]) & (labels != labels[i])
+                same = there & (labels == labels[i])
+                total += jax.nn.logsumexp(s[i, rest]) - s[i, same].mean() if rest.any() else 0.0
+        return jnp.ones(()) * total / (2.0 * float(there.sum()))
+
+    def loss(za, zb):
+        return losses.infonce(za, zb, jnp.array(10.0), decoupled=True, **jax.tree.map(jnp.asarray, known))
+
+    found = jax.value_and_grad(loss, (0, 1))(za, zb)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-5), found, jax.value_and_grad(expected, (0, 1))(za, zb)
+    )

@@ -261,6 +261,21 @@ def test_heads_read_features_and_heads_read_heads(batch):
         lone.loss(batch, None)
 
 
+def test_a_head_reads_outputs_side_by_side(batch):
+    """M3CoL's classifier of what is fused; its outputs have heads and copies like any others."""
+    joint = {"kind": "mlp", "inputs": 12, "widths": [4], "normalize": False, "of": ["b.features+a"]}
+    after = {**PREDICTOR, "of": ["joint/b.features+a"]}
+    loss = {"kind": "negative_cosine", "of": ["after/joint/b.features+a", "teacher/joint/b.features+a"]}
+    task = build(heads={"after": after, "joint": joint}, losses=[loss], teacher={"decay": 0.5})
+    z = task.forward(batch, None)
+    joined = task.heads["joint"](jnp.concatenate([z["b.features"], z["a"]], 1))
+    np.testing.assert_allclose(task.projected(z)["joint/b.features+a"], joined, rtol=1e-6)
+    p, t = (l2_normalize(x) for x in (task.heads["after"](joined), joined))  # the teacher begins as a copy
+    np.testing.assert_allclose(task.loss(batch, None)[0], 2 - 2 * np.mean(np.sum(p * t, 1)), rtol=1e-4)
+    with pytest.raises(ConfigError, match=r"task\.heads\.joint\.of: unknown 'aa'"):
+        build(heads={"joint": {**joint, "of": ["b+aa"]}}, losses=[])
+
+
 def test_a_teacher_has_the_heads_that_losses_ask_it_for(batch):
     """BYOL: predictions of what a moving average of tower and projector, and no predictor, makes."""
     heads = {"proj": {**HEAD, "of": ["b.features"]}, "guess": {**PREDICTOR, "of": ["proj/b.features"]}}
