@@ -51,7 +51,8 @@ class TrainOptions:
         says otherwise.)
     ema: decay of a moving average of the weights, which is then what is evaluated; None for none.
     microbatch: rows of the global batch that are encoded at a time, for memory; loss and gradient are still those of
-        the whole batch. None: all at once.
+        the whole batch. None: all at once. Over `data` and `replica` the gradient is reduced once a step; over `fsdp`
+        every micro-batch gathers the weights and reduces their gradients.
     log_every: steps between rows of `metrics.jsonl`.
     profile: steps that are traced soon after the start, into the workdir's `profile/`.
     max_skipped: the run stops when so many steps in a row had a loss or gradient that was not finite.

@@ -4,11 +4,13 @@ Axes, from slow links to fast ones: `replica` (copies over a slow network), `dat
 sharded), `tensor` (layers sharded). A batch is split over the first three; so is every contrastive loss.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -51,8 +53,22 @@ def make_mesh(
     del rules
     devices = jax.devices() if devices is None else devices
     slices = by_slice(devices)
-    sizes = {"replica": len(slices) if replica is None else replica, "data": data, "fsdp": fsdp, "tensor": tensor}
-    count = len(devices)
+    asked = {"replica": replica, "data": data, "fsdp": fsdp, "tensor": tensor}
+    first, *others = axis_sizes(asked, len(devices), len(slices)).values()
+    within = (first // len(slices), *others)
+    grids = [  # as the links of a slice lie; `jax.make_mesh` takes hosts of GPUs for slices, and no more than one
+        mesh_utils.create_device_mesh(within, s, allow_split_physical_axes=True) for s in slices
+    ]
+    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def axis_sizes(asked: Mapping[str, Any], count: int, slices: int) -> dict[str, int]:
+    """The size of each axis of a mesh of `count` devices in so many slices, of the sizes that `make_mesh` is asked for.
+
+    Raises ConfigError for sizes that do not fit.
+    """
+    sizes = {a: asked[a] for a in AXES}
+    sizes["replica"] = slices if sizes["replica"] is None else sizes["replica"]
     free = [a for a, n in sizes.items() if n == -1]
     fixed = int(np.prod([n for n in sizes.values() if n != -1]))
     if len(free) > 1 or fixed < 1 or count % fixed or (not free and fixed != count):
@@ -60,18 +76,21 @@ def make_mesh(
             f"mesh: {sizes} does not fit {count} devices; "
             "make one axis -1, or the product equal to the number of devices"
         )
-    shape = tuple(count // fixed if n == -1 else n for n in sizes.values())
-    if shape[0] % len(slices):
-        raise ConfigError(f"mesh.replica: {shape[0]} is not a multiple of the {len(slices)} slices of this cluster")
-    within = (shape[0] // len(slices), *shape[1:])
-    grids = [jax.make_mesh(within, AXES, devices=s).devices for s in slices]  # as the links of a slice lie
-    return Mesh(np.concatenate(grids), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    sizes = {a: count // fixed if n == -1 else n for a, n in sizes.items()}
+    if sizes["replica"] % slices:
+        raise ConfigError(f"mesh.replica: {sizes['replica']} is not a multiple of the {slices} slices of this cluster")
+    return sizes
 
 
 def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
-    """The devices of each slice of a TPU cluster, which has fast links inside; anything else is one slice."""
-    index = [getattr(d, "slice_index", None) or 0 for d in devices]
-    return [[d for d, i in zip(devices, index, strict=True) if i == s] for s in sorted(set(index))]
+    """The devices of each slice of a TPU cluster, which has fast links inside; anything else is one slice, in which the
+    devices of a host, to which JAX gives the index of a slice, are neighbours."""
+
+    def index(device: jax.Device) -> int:
+        return getattr(device, "slice_index", None) or 0
+
+    groups = itertools.groupby(sorted(devices, key=index), lambda d: index(d) if d.platform == "tpu" else 0)
+    return [list(group) for _, group in groups]
 
 
 def batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:

@@ -175,7 +175,8 @@ def forward_in_pieces(
     exist at a time, for each piece is computed again when its gradient is (GradCache, Gao et al. 2021, as a
     rematerialised loop). An example has its own random key, so the draws are those of the batch in one piece. A piece
     takes rows from every device alike, and copies of the model sum their gradients over pieces before they exchange
-    them, unless the task keeps something between pieces, which has to be the same on all copies.
+    them, unless the task keeps something between pieces, which has to be the same on all copies. Over `fsdp`, where no
+    device has all weights, every piece gathers them and reduces their gradients.
     """
     inputs = (batch, keys)
     pieces = 1 if rows is None else len(keys) // rows

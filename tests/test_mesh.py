@@ -1,5 +1,6 @@
 """Where arrays lie, and that a training step gives the same numbers wherever they do."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from bigcl.mesh import AXES, batch_sharding, make_mesh, place, replicated
+from bigcl.mesh import AXES, batch_sharding, by_slice, make_mesh, place, replicated
 from bigcl.registry import ConfigError
 from tests.problems import TRANSFORMERS, Problem, assert_close
 
@@ -34,6 +35,35 @@ def test_one_axis_takes_what_is_left(sizes, shape):
 def test_sizes_that_do_not_fit_are_an_error(sizes):
     with pytest.raises(ConfigError, match=r"mesh: .*does not fit 8 devices"):
         make_mesh(**sizes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Absent:
+    """A device of a cluster; what JAX calls the index of a slice is, on all but TPUs, that of a host."""
+
+    id: int
+    slice_index: int
+    platform: str
+    device_kind: str = "some"
+
+
+def cluster(platform, hosts=4, each=8):
+    return [Absent(i, i // each, platform) for i in range(hosts * each)]
+
+
+@pytest.mark.parametrize("platform", ["gpu", "cpu"])
+def test_hosts_of_a_cluster_without_tpus_are_one_slice(platform):
+    devices = cluster(platform)
+    mesh = make_mesh(devices=devices, fsdp=-1, data=1)
+    assert mesh.shape == {"replica": 1, "data": 1, "fsdp": 32, "tensor": 1}
+    assert list(mesh.devices.flat) == devices
+    dealt = [devices[host * 8 + i] for i in range(8) for host in range(4)]  # by processes that hosts take in turn
+    assert list(make_mesh(devices=dealt, data=4, fsdp=8).devices.flat) == devices
+
+
+def test_slices_of_tpus_are_slices():
+    devices = cluster("tpu")
+    assert by_slice(devices[::-1]) == [devices[i : i + 8][::-1] for i in range(0, 32, 8)]
 
 
 def test_batches_are_split_over_all_axes_but_tensor():

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,25 @@ from tests.problems import TRANSFORMERS, Problem, assert_close
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROCESSES, STEPS, TIMEOUT = 2, 2, 300
-LOSSES = {"infonce": lambda za, zb, scale, bias: infonce(za, zb, scale, label_smoothing=0.1), "sigmoid": sigmoid}
+LOSSES = {
+    "infonce": lambda za, zb, weight, scale, bias, known: infonce(za, zb, scale, label_smoothing=0.1),
+    "sigmoid": lambda za, zb, weight, scale, bias, known: sigmoid(za, zb, scale, bias),
+    "infonce of known rows": lambda za, zb, weight, scale, bias, known: infonce(za, zb, scale, weight=weight, **known),
+    "sigmoid of known rows": lambda za, zb, weight, scale, bias, known: sigmoid(
+        za, zb, scale, bias, weight=weight, **known
+    ),
+}
 EXCHANGES = {"gather": 2**40, "ring": 0}
 """The forms of exchange, each with the bytes below which columns are gathered."""
 
 
-def embeddings() -> tuple[np.ndarray, ...]:
-    """Unit rows of the global batch, scale and bias."""
-    za, zb = np.random.default_rng(0).normal(size=(2, 24, 8)).astype(np.float32)
+def inputs() -> tuple[Any, ...]:
+    """Unit rows of the global batch and their weights, scale and bias, and what else is known of the rows."""
+    rng = np.random.default_rng(0)
+    za, zb = rng.normal(size=(2, 24, 8)).astype(np.float32)
     za, zb = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (za, zb))
-    return za, zb, np.float32(9.0), np.float32(-2.0)
+    known = {"labels": rng.integers(0, 9, 24).astype(np.int32), "mask": np.arange(24) % 5 != 2}
+    return za, zb, rng.random(24).astype(np.float32), np.float32(9.0), np.float32(-2.0), known
 
 
 def free_port() -> int:
@@ -80,9 +90,9 @@ def group(result: dict[str, np.ndarray], name: str) -> list[np.ndarray]:
 @pytest.mark.parametrize("exchange", EXCHANGES)
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_equal_those_of_one_device(result, name, exchange):
-    expected = jax.jit(jax.value_and_grad(LOSSES[name], argnums=(0, 1, 2, 3)))(*map(jnp.asarray, embeddings()))
+    expected = jax.jit(jax.value_and_grad(LOSSES[name], argnums=range(5)))(*jax.tree.map(jnp.asarray, inputs()))
     found = group(result, f"{name}-{exchange}")
-    assert len(found) == 5
+    assert len(found) == 6
     assert_close(found, jax.tree.leaves(expected))
 
 

@@ -69,7 +69,7 @@ def stream(
     """Sums over all pairs of `rows` and `columns`, differentiable with respect to every float array.
 
     tile: computes the pairs of some rows with some columns from slices of the arguments. It must be a pure function of
-        them.
+        them; what it gives in half precision is summed in float32.
     rows, columns: pytrees of arrays with M and N rows: embeddings, labels, weights, indices, whatever the pairs depend
         on.
     shared: pytree of what all pairs share, such as scale and bias.
@@ -79,8 +79,11 @@ def stream(
         any of them.
     size: rows and columns of a tile at the most; None: TILE.
 
-    Raises ValueError for more pairs than a tile has, of rows or columns that the devices cannot share evenly.
+    Raises ValueError for more pairs than a tile has, of rows or columns that the devices cannot share evenly, and for
+    another exchange.
     """
+    if exchange not in ("auto", "gather", "ring"):
+        raise ValueError(f"streaming: exchange {exchange!r} is none of 'auto', 'gather', 'ring'")
     axes, shards = split()
     m, n = (jax.tree.leaves(side)[0].shape[0] for side in (rows, columns))
     if m % shards or n % shards:
@@ -90,8 +93,13 @@ def stream(
     if exchange == "auto":
         total = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(columns))
         exchange = "gather" if total <= GATHER_BYTES else "ring"
-    plan = Plan(tile, paired, size or TILE, exchange if shards > 1 else "none", axes)
+    plan = Plan(summable(tile), summable(paired), size or TILE, exchange if shards > 1 else "none", axes)
     return _stream(plan, rows, columns, shared)
+
+
+def summable(pairs: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of pairs whose arrays are float32 or better: a sum of thousands in bfloat16 has two digits."""
+    return lambda *arguments: jax.tree.map(at_least_float32, pairs(*arguments))
 
 
 class Plan(NamedTuple):

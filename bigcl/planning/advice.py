@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from bigcl.mesh import axis_sizes, by_slice
 from bigcl.planning.planner import Plan, make_plan, settings
 from bigcl.registry import ConfigError
 
@@ -64,20 +65,20 @@ def meshes(config: Mapping[str, Any], devices: int, slices: int, parameters: int
     return [[], *(c for c in candidates if with_changes(config, c)["mesh"] != config["mesh"])]
 
 
-def microbatches(config: Mapping[str, Any], devices: int) -> list[list[Change]]:
+def microbatches(config: Mapping[str, Any], devices: int, slices: int) -> list[list[Change]]:
     """From the whole batch to smaller and smaller micro-batches, as long as all devices get rows; nothing where it is
     what the config says."""
-    batch, shards = config["train"]["batch"], devices // config["mesh"]["tensor"]
+    batch, shards = config["train"]["batch"], devices // axis_sizes(config["mesh"], devices, slices)["tensor"]
     current = config["train"]["microbatch"] or batch
     sizes = {batch, current, *(batch // n for n in PIECES if batch % (n * shards) == 0)}
     values = [(rows, None if rows == batch else rows) for rows in sorted(sizes, reverse=True)]
     return [[] if rows == current else [("train.microbatch", value)] for rows, value in values]
 
 
-def smaller(config: Mapping[str, Any], devices: int) -> list[list[Change]]:
+def smaller(config: Mapping[str, Any], devices: int, slices: int) -> list[list[Change]]:
     """The micro-batches below that of the config."""
     current = config["train"]["microbatch"] or config["train"]["batch"]
-    return [c for c in microbatches(config, devices) if c and (c[0][1] or math.inf) < current]
+    return [c for c in microbatches(config, devices, slices) if c and (c[0][1] or math.inf) < current]
 
 
 def ways_to_fit(
@@ -95,7 +96,7 @@ def ways_to_fit(
             if too_many and shard and "shard" not in chosen:
                 continue  # its arguments alone are more than there is
             changes = [*(again if "again" in chosen else []), *(shard if "shard" in chosen else [])]
-            yield changes, smaller(with_changes(config, changes), devices) if "cut" in chosen else [[]]
+            yield changes, smaller(with_changes(config, changes), devices, slices) if "cut" in chosen else [[]]
 
 
 def find_fit(
@@ -147,12 +148,12 @@ def search(
 ) -> list[Option]:
     """Mesh shapes and remat policies, each with the largest micro-batch that fits; those with the lowest bound of the
     step time first. parameters: of the model."""
-    slices = len({getattr(d, "slice_index", 0) for d in devices})
+    slices = len(by_slice(devices))
     found = []
     for mesh in meshes(config, len(devices), slices, parameters):
         for policy in REMAT if settings(config)["remat"] else (None,):
             base = [*mesh, *(remat(config, policy) if policy else [])]
-            whole, *parts = microbatches(with_changes(config, mesh), len(devices))
+            whole, *parts = microbatches(with_changes(config, mesh), len(devices), slices)
             option = first_that_fits(config, [[*base, *whole]], devices, say) or first_that_fits(
                 config, [[*base, *part] for part in parts], devices, say
             )

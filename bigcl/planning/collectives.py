@@ -29,7 +29,8 @@ GROUPS = re.compile(
 class Collective:
     """A collective, or all of one kind over the same axes.
 
-    bytes: what one chip sends, each step.  count: how often, each step.  shapes: what goes in and comes out.
+    bytes: what one chip sends, each step.  count: how often, each step.
+    shapes: what goes in and comes out, the largest first.
     dcn: whether it goes over the network between slices.  route: of a permutation, who sends to whom, as HLO writes it.
     """
 
@@ -81,7 +82,7 @@ def within_slice(
         axes_of(groups, mesh),
         times,
         times * factor * sum(a.bytes for a in sent),
-        tuple(str(a) for a in (*sent, *i.results)),
+        tuple(str(a) for a in sorted((*sent, *i.results), key=lambda a: -a.bytes)),
         module.source(i),
         route=route(i.text),
     )

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
@@ -18,7 +19,12 @@ COMPILE_ONLY = {
 }
 
 WIDEST = {"v5e": 16, "v6e": 16}
-"""Chips along a side of the largest slice."""
+"""Chips along a side of the largest slice, of those whose slices have two sides."""
+
+CONFIGURATION = {"v4": "megacore"}
+"""Which way to use a chip, where the compiler's default is not how machines come: v4 as one device, not two."""
+
+WRITTEN = f"write it as v5e:16x16, or h100:2x8 for two hosts of eight GPUs ({', '.join(GPUS)})"
 
 
 def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
@@ -35,13 +41,24 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
         if slices != 1:
             raise ConfigError("--slices: GPUs come in hosts, h100:4x8 for four of eight")
         return gpus_of(topology)
+    return tpus_of(topology, slices)
+
+
+def tpus_of(topology: str, slices: int) -> Sequence[jax.Device]:
+    """The chips of "NAME:XxY" or "NAME:XxYxZ", in each slice.
+
+    Raises as `devices_of`, and before libtpu sees a size that it would die of.
+    """
     from jax.experimental import topologies
 
     name, _, shape = topology.partition(":")
-    if name in WIDEST and any(int(n) > WIDEST[name] for n in re.findall(r"\d+", shape)):  # libtpu would abort
-        most = WIDEST[name]
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
+        raise ConfigError(f"--topology {topology}: {WRITTEN}")
+    sides, most = [int(n) for n in shape.split("x")], WIDEST.get(name)
+    if most and (len(sides) != 2 or max(sides) > most):
         raise ConfigError(
-            f"--topology {topology}: a slice of {name} is {most}x{most} at most; more chips are more --slices"
+            f"--topology {topology}: a slice of {name} has two sides and is {most}x{most} at most; more chips are more "
+            "--slices"
         )
     try:
         import libtpu  # noqa: F401, JAX loads it by itself
@@ -52,11 +69,10 @@ def devices_of(topology: str, slices: int = 1) -> Sequence[jax.Device]:
         ) from error
     for key, value in COMPILE_ONLY.items():
         os.environ.setdefault(key, value)
-    several = {"num_slices": slices} if slices > 1 else {}
+    options: dict[str, Any] = {"num_slices": slices} if slices > 1 else {}
+    if name in CONFIGURATION:
+        options["chip_config_name"] = CONFIGURATION[name]
     try:
-        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **several).devices
+        return topologies.get_topology_desc(platform="tpu", topology_name=topology, **options).devices
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"--topology {topology}: {str(error).splitlines()[0]}; write it as v5e:16x16, or h100:2x8 "
-            f"for two hosts of eight GPUs ({', '.join(GPUS)})"
-        ) from error
+        raise ConfigError(f"--topology {topology}: {str(error).splitlines()[0]}; {WRITTEN}") from error

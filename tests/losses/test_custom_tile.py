@@ -34,6 +34,23 @@ def dense(za, zb, labels, scale, when):
     return -((weight * log_p).sum(1) / weight.sum(1)).mean()
 
 
+def test_a_tile_in_bfloat16_is_summed_in_float32():
+    """Thousands of columns, of which each adds less than bfloat16 tells apart."""
+    rng = np.random.default_rng(0)
+    sides = (rng.normal(size=(m, 8)) / np.sqrt(8) for m in (16, 4096))
+    a, b = (jnp.asarray(z, jnp.bfloat16) for z in sides)
+
+    def tile(rows, columns, scale):
+        logits = scale * (rows @ columns.T)
+        return (logits,), (jnp.square(logits),)
+
+    sums = streaming.stream(tile, a, b, jnp.bfloat16(4), paired=lambda r, c, s: (r[:, 0],), size=64)
+    logits = np.asarray(tile(a, b, jnp.bfloat16(4))[0][0], np.float64)
+    assert {x.dtype for x in jax.tree.leaves(sums)} == {jnp.dtype(jnp.float32)}
+    np.testing.assert_allclose(sums.row_lse[0], np.log(np.exp(logits).sum(1)), rtol=1e-5)
+    np.testing.assert_allclose(sums.row_sum[0], (logits**2).sum(1), rtol=1e-3)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_value_and_gradients_are_those_of_the_whole_matrix(devices):
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from bigcl import losses
+from bigcl.losses import streaming
 from bigcl.losses.distillation import kept_rows
 from bigcl.losses.swapped import plan, sinkhorn
 from bigcl.mesh import batch_sharding, make_mesh, replicated
@@ -410,17 +411,51 @@ def test_value_and_gradients_are_those_of_the_matrix(name):
         assert_close(got, reference(name), 1e-9)
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_eight_devices_find_what_the_matrix_gives(name):
+RING = [
+    *("everything", "everything, inside", "sigmoid everything", "cwcl frozen", "one_to_k", "temporal reversible"),
+    "distillation screened",
+]
+"""Forms of which each has columns, or asks for sums, of its own."""
+
+
+def on_eight_devices(name, arrays, exchange):
+    """Value and gradients where the columns are exchanged in one of the two ways."""
     mesh = make_mesh()
-    arrays = {
+    placed = {
         k: jax.device_put(v, batch_sharding(mesh) if v.ndim and len(v) % 8 == 0 else replicated(mesh))
-        for k, v in arrays_of(name, np.float32).items()
+        for k, v in arrays.items()
     }
-    with jax.set_mesh(mesh):
-        got = jax.jit(compiled(name).__wrapped__)(arrays)
+    with pytest.MonkeyPatch.context() as patch, jax.set_mesh(mesh):
+        patch.setattr(streaming, "GATHER_BYTES", 0 if exchange == "ring" else 2**40)
+        anew = lambda arrays: compiled(name).__wrapped__(arrays)  # noqa: E731, a trace is kept by function
+        program = jax.jit(anew).lower(placed)
+    assert exchange == "gather" or "collective_permute" in program.as_text()
+    return jax.device_get(program.compile()(placed))
+
+
+@pytest.mark.parametrize(
+    ("name", "exchange"), [*((name, "gather") for name in FORMS), *((name, "ring") for name in RING)]
+)
+def test_eight_devices_find_what_the_matrix_gives(name, exchange):
+    got = on_eight_devices(name, arrays_of(name, np.float32), exchange)
     assert got[0].dtype == jnp.float32
-    assert_close(jax.device_get(got), reference(name), 2e-5)
+    assert_close(got, reference(name), 2e-5)
+
+
+@pytest.mark.parametrize("exchange", ["gather", "ring"])
+def test_eight_devices_sum_in_float32_what_is_bfloat16(exchange):
+    """Against the matrix of the same rounded embeddings: their gradients are rounded, no other is."""
+    name = "everything"
+    arrays = {k: v.astype(jnp.bfloat16) if v.ndim > 1 else v for k, v in arrays_of(name, np.float32).items()}
+    got = on_eight_devices(name, arrays, exchange)
+    with loose(), jax.enable_x64(True):
+        exact = {k: v.astype(jnp.float64) if jnp.issubdtype(v.dtype, jnp.floating) else v for k, v in arrays.items()}
+        expected = jax.device_get(compiled(name, naive=True)(exact))
+    rounded = {k for k, v in arrays.items() if v.dtype == jnp.bfloat16}
+    assert {k for k, v in got[1].items() if v.dtype == jnp.bfloat16} == rounded
+    kept = lambda pair: (pair[0], {k: v for k, v in pair[1].items() if k not in rounded})  # noqa: E731
+    assert_close(kept(got), kept(expected), 2e-5)
+    assert_close({k: got[1][k].astype(np.float64) for k in rounded}, {k: expected[1][k] for k in rounded}, 1e-2)
 
 
 @pytest.mark.parametrize("name", FORMS)

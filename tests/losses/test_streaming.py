@@ -1,6 +1,7 @@
 """Sums over tiles, on one device and on eight, against the whole matrix."""
 
 import contextlib
+import inspect
 import re
 
 import jax
@@ -207,6 +208,14 @@ def test_size_chooses_the_exchange(monkeypatch):
         with jax.set_mesh(make_mesh()):
             program = str(jax.make_jaxpr(lambda *a: streaming.stream(tile, *a))(side, side, (number, number)))
         assert used in program and other not in program
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_an_exchange_that_there_is_not_is_an_error(devices):
+    stream = inspect.unwrap(streaming.stream)  # without the checks of types that tests alone have
+    message = "exchange 'rnig' is none of 'auto', 'gather', 'ring'"
+    with jax.set_mesh(make_mesh(devices=jax.devices()[:devices])), pytest.raises(ValueError, match=message):
+        stream(tile, *arguments(8, 8), exchange="rnig")
 
 
 def products(jaxpr):

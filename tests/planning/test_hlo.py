@@ -76,6 +76,17 @@ def test_collectives_are_counted_with_their_axes():
     assert (reduced.kind, reduced.axes, reduced.bytes) == ("all-reduce", ("data", "tensor"), 2 * 7 / 8 * 4)
 
 
+def test_of_several_arrays_in_one_collective_the_largest_comes_first():
+    entry = """ENTRY %main (a: f32[2], b: bf16[1024]) -> (f32[2], bf16[1024]) {
+  %a = f32[2]{0} parameter(0)
+  %b = bf16[1024]{0} parameter(1)
+  ROOT %r = (f32[2]{0}, bf16[1024]{0}) all-reduce(%a, %b), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+"""
+    (reduced,) = summarize(read_collectives(Module("HloModule m\n\n" + entry), {"data": 2}))
+    assert reduced.shapes[0] == "bf16[1024]" and len(reduced.shapes) == 4
+
+
 def test_what_stays_on_the_chip_is_no_traffic():
     weights, x = 6 * 1024 * 256 * 4, 32 * 1024 * 4  # read once each; all else is in fast memory
     assert weights + x <= hbm_bytes(Module(GOLDEN)) <= weights + x + 2**14

@@ -116,13 +116,16 @@ def test_the_fewest_changes_come_first_and_of_those_that_cost_least(plan):
 
 def test_micro_batches_begin_with_none_whatever_the_config_says():
     c = config(**{"train.batch": 64, "train.microbatch": 16})
-    assert advice.microbatches(c, 8) == [
+    assert advice.microbatches(c, 8, 1) == [
         [("train.microbatch", rows)] if rows != 16 else [] for rows in (None, 32, 16, 8)
     ]
-    assert advice.smaller(c, 8) == [[("train.microbatch", 8)]]
-    assert [
-        dict(m)["train.microbatch"] for m in advice.microbatches(config(**{"train.batch": 64, "mesh.tensor": 2}), 8)[1:]
-    ] == [32, 16, 8, 4]
+    assert advice.smaller(c, 8, 1) == [[("train.microbatch", 8)]]
+
+
+@pytest.mark.parametrize("mesh", [{"mesh.tensor": 2}, {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": -1}])
+def test_micro_batches_end_with_a_row_for_each_part_of_the_batch(mesh):
+    tried = advice.microbatches(config(**{"train.batch": 64}, **mesh), 8, 1)[1:]
+    assert [dict(m)["train.microbatch"] for m in tried] == [32, 16, 8, 4]
 
 
 def test_meshes_that_are_tried():
@@ -162,6 +165,15 @@ def test_an_option_that_the_compiler_fails_on_is_said_and_left(plan, monkeypatch
     assert said == ["  --config.train.microbatch=8: INTERNAL: it broke"]
     found = advice.search(config(**{"train.microbatch": 8}), jax.devices(), 0, said.append)
     assert len(found) == 9  # none of the whole batch broke
+
+
+def test_hosts_of_gpus_are_searched_as_one_slice(plan, monkeypatch):
+    monkeypatch.setattr(advice, "make_plan", lambda config, devices: plan)
+    gpus = [types.SimpleNamespace(platform="gpu", slice_index=i // 8) for i in range(32)]
+    found = advice.search(config(**{"train.batch": 64}), gpus, 0, lambda line: None)
+    shapes = [dict(option.changes) for option in found]
+    assert {m["mesh.fsdp"] for m in shapes if "mesh.fsdp" in m} == {32, 16, 8}
+    assert {m["mesh.replica"] for m in shapes if "mesh.replica" in m} == {1}
 
 
 @pytest.mark.slow

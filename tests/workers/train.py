@@ -12,7 +12,7 @@ from bigcl.losses import streaming
 from bigcl.mesh import batch_sharding, make_mesh, replicated
 from bigcl.state import make_step
 from tests.problems import TRANSFORMERS, Problem
-from tests.test_two_processes import EXCHANGES, LOSSES, PROCESSES, STEPS, embeddings
+from tests.test_two_processes import EXCHANGES, LOSSES, PROCESSES, STEPS, inputs
 
 
 def main(coordinator: str, process: int, result: str) -> None:
@@ -24,18 +24,15 @@ def main(coordinator: str, process: int, result: str) -> None:
     found = {}
     mesh = make_mesh(data=2, fsdp=2)
     rows, whole = batch_sharding(mesh), replicated(mesh)
-    za, zb, scale, bias = embeddings()
-    local = slice(process * len(za) // PROCESSES, (process + 1) * len(za) // PROCESSES)
-    sides = [jax.make_array_from_process_local_data(rows, z[local]) for z in (za, zb)]
-    scalars = [jax.make_array_from_process_local_data(whole, x) for x in (scale, bias)]
+    own = lambda x: np.split(x, PROCESSES)[process]  # noqa: E731
+    place = jax.make_array_from_process_local_data
+    arguments = jax.tree.map(lambda x: place(rows, own(x)) if x.ndim else place(whole, x), inputs())
     for (name, loss), (exchange, limit) in itertools.product(LOSSES.items(), EXCHANGES.items()):
         streaming.GATHER_BYTES = limit
         jax.clear_caches()  # tracing has seen the other limit
         with jax.set_mesh(mesh):
-            step = jax.jit(
-                jax.value_and_grad(loss, argnums=(0, 1, 2, 3)), out_shardings=(whole, (rows, rows, whole, whole))
-            )
-            value = step(*sides, *scalars)
+            gradient = jax.value_and_grad(loss, argnums=range(5))
+            value = jax.jit(gradient, out_shardings=(whole, (rows, rows, rows, whole, whole)))(*arguments)
         for i, x in enumerate(jax.tree.leaves(multihost_utils.process_allgather(value, tiled=True))):
             found[f"{name}-{exchange}/{i}"] = x
     problem = Problem(TRANSFORMERS)
