@@ -126,6 +126,8 @@ REGISTRIES: dict[str, dict[str, str]] = {
         "xor": "bigcl.data.sources.xor:Xor",
         "noisy": "bigcl.data.sources.noisy:Noisy",
         "prose": "bigcl.data.sources.prose:Prose",
+        "functions": "bigcl.data.sources.functions:Functions",
+        "slot_sentences": "bigcl.data.sources.slot_sentences:SlotSentences",
         "scenes": "bigcl.data.sources.scenes:Scenes",
         "digit_scenes": "bigcl.data.sources.digit_scenes:DigitScenes",
         "sound_pairs": "bigcl.data.sources.sound_pairs:SoundPairs",
