@@ -64,7 +64,7 @@ def infonce(
     labels: rows of the same label are targets of one another (SupCon, Khosla et al. 2020; UniCL, Yang et al. 2022),
         with `within` also on the same side.
     targets: instead, how much row j of `zb` is a target of row i of `za`, and i of j: their mean is weighted by it. A
-        row without targets has the term 0. (With `inside`, a target of weight 0 asks for no more.)
+        row without targets has the term 0. (With `inside` the gradient by a weight of 0 is not exact.)
     inside: targets are averaged inside the log, $\log \frac{1}{|P_i|} \sum_{j \in P_i} e^{S_{ij}}$ (SupCon's L_in).
     weight: v, of the terms in the mean; 0 leaves a row out that stays a candidate.
 
