@@ -121,8 +121,9 @@ def infonce_rows(
 
 
 def told_apart(side: Side, target: Float[Array, "b"]) -> Float[Array, "b"]:
-    """How far each row is from being told from its candidates: 0 where there are none, or no targets."""
-    return jnp.where((side.partition > MASKED / 2) & (side.mass > 0), side.partition - target, 0)
+    """How far each row is from being told from its candidates: 0 where there are none, or no targets. What is not a
+    number stays so."""
+    return jnp.where((side.partition < MASKED / 2) | (side.mass == 0), 0, side.partition - target)
 
 
 def across(

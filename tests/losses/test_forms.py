@@ -491,6 +491,16 @@ def test_finite_for_extreme_scales_and_inputs(name, scale, case):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
+@pytest.mark.parametrize("name", FORMS)
+def test_what_is_not_a_number_is_not_hidden(name):
+    """The step would train on: it skips what is not finite."""
+    with jax.enable_x64(True):
+        arrays = arrays_of(name)
+        first = FORMS[name].of[0]
+        value, _ = compiled(name)({**arrays, first: arrays[first].at[0, 0].set(jnp.nan)})
+    assert not np.isfinite(value)
+
+
 def test_rows_that_the_teacher_gets_right():
     """Not all of them are; of equal similarities the first counts, along rows and along columns."""
     made = draw()
