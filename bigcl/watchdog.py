@@ -72,12 +72,13 @@ class Watchdog:
 
     def __init__(self, workdir: pathlib.Path, process: int, processes: int = 1):
         self.folder, self.process, self.processes, self.began = workdir / "alive", process, processes, time.time()
-        self.what, self.since, self.until = "nothing", time.monotonic(), float("inf")
+        self.what, self.since, self.until = "starting", time.monotonic(), float("inf")
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self.watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.live()  # at once: a process may freeze before the thread has its turn
         self.thread.start()
         return self
 

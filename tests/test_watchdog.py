@@ -51,6 +51,12 @@ def test_what_is_done_in_time_ends_nothing(tmp_path):
     assert not (tmp_path / "alive").exists() and not list(tmp_path.glob("stuck-*"))
 
 
+def test_a_process_gives_a_sign_of_life_at_once(tmp_path):
+    """One that freezes in its first second has come."""
+    with Watchdog(tmp_path, 0):
+        assert json.loads((tmp_path / "alive" / "0.json").read_text())["doing"] == "starting"
+
+
 def test_the_others_are_told_of_by_their_signs_of_life(tmp_path):
     watchdog = Watchdog(tmp_path, 1, 5)
     (tmp_path / "alive").mkdir()
