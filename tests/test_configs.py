@@ -127,11 +127,11 @@ def test_published_text_towers_do_not_read_padding(name):
         k: built.towers[k] for k, part in task["towers"].items() if not isinstance(part, str) and "pad_id" in part
     }
     assert towers
-    for name, tower in towers.items():
+    for key, tower in towers.items():
         words = np.full((2, tower.length), tower.pad_id, np.int32)
         words[:, :4] = np.random.default_rng(0).integers(2, 90, (2, 4))
         z, short = (tower(jnp.asarray(x)).embedding for x in (words, words[:, :5]))
-        np.testing.assert_allclose(z, short, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(z, short, atol=1e-5, err_msg=key)
 
 
 @EVERY_RECIPE

@@ -26,11 +26,12 @@ for a laptop, is trained and judged by
 
     python -m bigcl.reproduce SLUG          # or --all
 
-baseline and method on the same data, steps and tuning. This page is written from the results, by `python -m
-bigcl.reproduce --table --out docs/results`; numbers are means over the seeds, with the deviation of what is judged,
-and in parentheses what the claim demands of it. "other seeds" are a second experiment, of seeds that were not looked
-at when the recipe was made, but for seed 5 of `align`, `dreamlip`, `mmvp-mof` and `supremix`. "goldens" counts stored
-calls of the authors' own functions, or of an independent implementation, with which bigcl's agree (`tests/goldens/`).
+baseline and method on the same data, steps and tuning. This page is written from the results, by
+`python -m bigcl.reproduce --table --out docs/results`; numbers are means over the seeds, with the deviation of what is
+judged, and in parentheses what the claim demands of it. "other seeds" are a second experiment, of seeds that were not
+looked at when the recipe was made, but for seed 5 of `align`, `dreamlip`, `mmvp-mof` and `supremix`. "goldens" counts
+stored calls of the authors' own functions, or of an independent implementation, with which bigcl's agree
+(`tests/goldens/`).
 
 """
 
