@@ -1,6 +1,7 @@
 """Claims of papers as data: what a recipe's `CLAIM` says, and whether measured numbers bear it out."""
 
 import dataclasses
+import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -12,6 +13,12 @@ Measured = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Metrics of the last row of each run, by run and seed."""
 
 ROUNDING = 1e-12
+
+
+def recipes(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The recipes of published methods in a folder, by slug."""
+    paths = sorted(folder.glob("*.py"))
+    return {path.stem.replace("_", "-"): path for path in paths if path.stem not in ("base", "__init__")}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

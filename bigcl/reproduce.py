@@ -29,7 +29,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bigcl.claims import Claim, Measured, Verdict, deviation, make_claim
+from bigcl.claims import Claim, Measured, Verdict, deviation, make_claim, recipes
 from bigcl.config import plain
 from bigcl.files import replacing
 from bigcl.notice import Interrupted
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(f"table: {write_table(options.out, PAPERS.parents[1] / 'docs' / 'papers.md')}")
             return 0
-        slugs = [path.stem.replace("_", "-") for path in recipes()] if options.all else options.slugs
+        slugs = list(recipes(PAPERS)) if options.all else options.slugs
         if not slugs:
             parser.error("give recipes, or --all")
         loaded = {slug: load(slug) for slug in slugs}
@@ -84,17 +84,11 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def recipes() -> list[pathlib.Path]:
-    """Recipes of published methods."""
-    return sorted(path for path in PAPERS.glob("*.py") if path.stem not in ("base", "__init__"))
-
-
 def load(slug: str) -> tuple[Mapping[str, Any], Claim]:
     """A recipe's names, and its claim."""
     path = PAPERS / f"{slug.replace('-', '_')}.py"
     if not path.exists():
-        known = [path.stem.replace("_", "-") for path in recipes()]
-        raise ConfigError(f"no recipe {slug!r} in configs/papers; {nearest(slug, known)}")
+        raise ConfigError(f"no recipe {slug!r} in configs/papers; {nearest(slug, recipes(PAPERS))}")
     recipe = runpy.run_path(str(path))
     if "CLAIM" not in recipe:
         raise ConfigError(f"{path.name} makes no CLAIM")

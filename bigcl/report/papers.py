@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bigcl.claims import Demand, Measured
+from bigcl.claims import Demand, Measured, recipes
 from bigcl.files import replacing
 from bigcl.registry import ConfigError
 from bigcl.report.run import short
@@ -89,11 +89,10 @@ def write_table(results: pathlib.Path, path: pathlib.Path) -> pathlib.Path:
     """Writes the page from `results/SLUG.json`, where there are `results/other-seeds/SLUG.json` and
     `results/SLUG.plan.json` (what `bigcl.plan --json` prints) from these, and the recipes' docstrings. Raises
     ConfigError where there are no results."""
-    paths = sorted((ROOT / "configs" / "papers").glob("*.py"))
-    recipes = {path.stem.replace("_", "-"): path for path in paths if path.stem not in ("base", "__init__")}
-    if not any((results / f"{slug}.json").exists() for slug in recipes):
+    known = recipes(ROOT / "configs" / "papers")
+    if not any((results / f"{slug}.json").exists() for slug in known):
         raise ConfigError(f"{results}: no results of any recipe; give their folder, as --out docs/results")
-    rows = [row(slug, path, results) for slug, path in recipes.items()]
+    rows = [row(slug, path, results) for slug, path in known.items()]
     lines = [
         "| method | paper | what is new | claim, measured | goldens | at paper scale | command |",
         "|---|---|---|---|--:|---|---|",
