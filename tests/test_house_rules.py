@@ -13,7 +13,7 @@ SOURCES = sorted(p for d in ("bigcl", "configs", "launch", "tests", "benchmarks"
 PACKAGE = [p for p in SOURCES if (ROOT / "bigcl") in p.parents]
 IDEAS = {  # folder of one file per idea: what it also holds that is no idea of its own
     "towers": {"__init__", "codebook", "encoding", "features", "layers", "matmul"},
-    "losses": {"__init__", "contrast", "similarity", "streaming", "telemetry"},
+    "losses": {"__init__", "contrast", "halves", "similarity", "streaming", "telemetry"},
     "tasks": {"__init__", "joint", "state", "task", "terms"},
     "evals": {"__init__", "embedding", "gallery", "kmeans", "linear", "metrics", "prompts", "ranks"},
     "data/sources": {"__init__"},

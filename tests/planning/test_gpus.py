@@ -94,7 +94,8 @@ def test_attention_by_cudnn_is_compiled_for_gpus_and_takes_less():
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("loss", [infonce, sigmoid])
 def test_a_million_pairs_on_one_gpu(loss, dtype):
-    """Loss and gradients of 2^20 x 512 in 2 GiB beside inputs and gradients: of bfloat16, one sum in float32."""
+    """Loss and gradients of 2^20 x 512 beside inputs and gradients: of bfloat16, half of the bits of one sum in
+    float32."""
     devices = devices_of("h200:1")
     where = NamedSharding(Mesh(devices, ("data",)), PartitionSpec())
     z = jax.ShapeDtypeStruct((2**20, 512), dtype, sharding=where)
@@ -102,4 +103,4 @@ def test_a_million_pairs_on_one_gpu(loss, dtype):
     arguments = (z, z, number) if loss is infonce else (z, z, number, number)
     gradient = jax.jit(jax.value_and_grad(loss, tuple(range(len(arguments)))))
     memory = gradient.lower(*arguments).compile(compiler_options(devices)).memory_analysis()
-    assert memory.temp_size_in_bytes < (2**27 if dtype == jnp.float32 else 2**31 + 2**27)
+    assert memory.temp_size_in_bytes < (2**27 if dtype == jnp.float32 else 2**30 + 2**27)
