@@ -7,6 +7,8 @@ import resource
 from bigcl.host import several_devices
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Programs of the tests run for milliseconds and compile for seconds: a third less without LLVM's optimizations.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 os.environ.update(several_devices(os.environ))
 
 import jax
