@@ -124,8 +124,9 @@ def make_step(
 
         (value, (metrics, extra, outputs)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
         task = skeleton.merge(state.params, state.extra)
-        telemetry = only_if(logged(state.step + 1), lambda: task.telemetry(outputs))
-        grad_norm, param_norm = optax.tree.norm(grads), optax.tree.norm(trained)
+        rare = lambda: {"param_norm": optax.tree.norm(trained), **task.telemetry(outputs)}  # noqa: E731
+        telemetry = only_if(logged(state.step + 1), rare)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, trained)
         task = skeleton.merge({**frozen, **optax.apply_updates(trained, updates)}, extra)
         task.after_update()
@@ -149,8 +150,7 @@ def make_step(
             skipped_in_a_row=(state.skipped_in_a_row + 1) * skipped,
         )
         counts = {"skipped_steps": state.skipped, "skipped_in_a_row": state.skipped_in_a_row}
-        norms = {"grad_norm": grad_norm, "param_norm": param_norm}
-        return state, {"loss": value, **norms, **metrics, **telemetry, **counts}
+        return state, {"loss": value, "grad_norm": grad_norm, **metrics, **telemetry, **counts}
 
     return step
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from bigcl.mesh import constrain_batch
 from bigcl.registry import nearest
-from bigcl.towers.matmul import Matmul, dense, dot_general
+from bigcl.towers.matmul import PRODUCT, Matmul, dense, dot_general
 
 
 def gelu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -241,9 +241,11 @@ class Stack(nnx.Module):
             return constrain_batch(nnx.merge(graphdef, params)(x, mask=mask, rotation=rotation, rng=key)), None
 
         if self.remat != "none":
-            layer = jax.checkpoint(
-                layer, policy=getattr(jax.checkpoint_policies, self.remat), prevent_cse=not self.scan
-            )
+            policies = jax.checkpoint_policies
+            policy = getattr(policies, self.remat)
+            if "dots" in self.remat:
+                policy = policies.save_from_both_policies(policy, policies.save_only_these_names(PRODUCT))
+            layer = jax.checkpoint(layer, policy=policy, prevent_cse=not self.scan)
         return jax.lax.scan(layer, constrain_batch(x), (params, keys), unroll=1 if self.scan else self.depth)[0]
 
 

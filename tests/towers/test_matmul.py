@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from bigcl import flops
 from bigcl.mesh import make_mesh
+from bigcl.towers import layers
 from bigcl.towers.matmul import dense, dot_general, eight_bit_dense
 from tests import problems
 from tests.problems import TRANSFORMERS
@@ -41,6 +44,36 @@ def test_products_and_gradients_are_near_the_exact_ones(matmul, shape, axes):
     expected_x, expected_kernel = exact_back(pull)
     assert 0 < distance(d_x, expected_x) < ERROR[matmul] * (1 if matmul == "int8" else 1.6)
     assert distance(d_kernel, expected_kernel) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("shape", "axes"), [((96, 3, 4, 16), 1), ((4, 24, 80), 2), ((4, 24, 7, 3), 2), ((8, 6), 1)])
+def test_the_plain_product_is_that_of_jax(shape, axes, dtype):
+    x, kernel = random(0, 5, 7, *shape[:axes]).astype(dtype), random(1, *shape).astype(dtype)
+    pull = random(2, 5, 7, *shape[axes:]).astype(dtype)
+    (value, back), (exact, exact_back) = (
+        jax.vjp(lambda x, k, d=d: dense(d, x, k, axes), x, kernel) for d in (dot_general("plain"), jax.lax.dot_general)
+    )
+    for got, expected in zip((value, *back(pull)), (exact, *exact_back(pull)), strict=True):
+        assert got.dtype == expected.dtype == dtype and got.shape == expected.shape
+        assert distance(*(z.astype(jnp.float32) for z in (got, expected))) < (1e-6 if dtype == jnp.float32 else 0.01)
+
+
+def test_what_towers_keep_for_the_gradient_are_the_products_with_weights():
+    """None of them is computed again, as none is where everything is kept."""
+    found = {}
+    for remat in ("none", layers.REMAT, "nothing_saveable"):
+        stack = layers.Stack(
+            2, 16, 2, 32, activation="gelu", gated=False, qk_norm=False, norm_eps=1e-6, dropout=0.0,
+            dtype=jnp.float32, remat=remat, rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        graphdef, params = nnx.split(stack)
+        program = jax.make_jaxpr(jax.grad(lambda p, x, g=graphdef: jnp.sum(nnx.merge(g, p)(x) ** 2), (0, 1)))(
+            params, random(0, 3, 5, 16)
+        )
+        products = [p for p in flops.products(program.jaxpr) if not any(p.equation.params["dimension_numbers"][1])]
+        found[remat] = sum(p.flops for p in products)
+    assert found["none"] == found[layers.REMAT] < found["nothing_saveable"]
 
 
 def test_the_products_are_those_of_integers():
