@@ -48,7 +48,9 @@ def test_while_the_disk_is_full_training_goes_on_and_nothing_is_lost(undisturbed
         assert job.wait() == [0], job.output()
         output = job.output()
         assert output.count("metrics.jsonl cannot be written") == output.count("metrics.jsonl can be written again") > 0
-        assert "No space left on device" in output and "is saved instead" in output
+        assert "No space left on device" in output
+        # Of the only save that failed, should it have failed at once, is said that the next is tried at its time.
+        assert "is saved instead" in output or "the next is tried at its time" in output
         assert not list((workdir / "checkpoints").glob("*tmp*"))
         assert_same_run(workdir, undisturbed)
         assert any(p.stat().st_size > 10_000 for p in (workdir / "tensorboard").iterdir())
