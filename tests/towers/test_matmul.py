@@ -59,13 +59,16 @@ def test_the_plain_product_is_that_of_jax(shape, axes, dtype):
         assert distance(*(z.astype(jnp.float32) for z in (got, expected))) < (1e-6 if dtype == jnp.float32 else 0.01)
 
 
-def test_what_towers_keep_for_the_gradient_are_the_products_with_weights():
+@pytest.mark.parametrize("matmul", ["plain", "int8"])
+def test_what_towers_keep_for_the_gradient_are_the_products_with_weights(matmul):
     """None of them is computed again, as none is where everything is kept."""
+    if matmul != "plain":
+        pytest.importorskip("qwix")
     found = {}
     for remat in ("none", layers.REMAT, "nothing_saveable"):
         stack = layers.Stack(
             2, 16, 2, 32, activation="gelu", gated=False, qk_norm=False, norm_eps=1e-6, dropout=0.0,
-            dtype=jnp.float32, remat=remat, rngs=nnx.Rngs(0),
+            matmul=matmul, dtype=jnp.float32, remat=remat, rngs=nnx.Rngs(0),
         )  # fmt: skip
         graphdef, params = nnx.split(stack)
         program = jax.make_jaxpr(jax.grad(lambda p, x, g=graphdef: jnp.sum(nnx.merge(g, p)(x) ** 2), (0, 1)))(
