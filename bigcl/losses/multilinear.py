@@ -1,6 +1,7 @@
 """Contrast of whole tuples by the multilinear inner product, for any number of modalities."""
 
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Literal
@@ -81,9 +82,9 @@ def pairwise_scores(*queries: Float[Array, "b d"], candidates: Float[Array, "c d
     """The sum of the inner products of all pairs in the tuple of the queries and a candidate: retrieval of one modality
     from the others by embeddings that were contrasted in pairs."""
     queries = tuple(map(at_least_float32, queries))
-    among = sum_of([product(pair).sum(-1) for i, q in enumerate(queries) for pair in ((q, r) for r in queries[:i])])
-    scores = streaming.dots(sum_of(queries), at_least_float32(candidates))
-    return scores if among is None else scores + among[:, None]
+    scores = streaming.dots(added(queries), at_least_float32(candidates))
+    among = [product(pair).sum(-1) for pair in itertools.combinations(queries, 2)]
+    return scores + added(among)[:, None] if among else scores
 
 
 def product(z: Sequence[Float[Array, "*b d"]]) -> Float[Array, "*b d"]:
@@ -91,14 +92,14 @@ def product(z: Sequence[Float[Array, "*b d"]]) -> Float[Array, "*b d"]:
     return functools.reduce(operator.mul, z)
 
 
-def sum_of(terms: Sequence[Array]) -> Array | None:
-    """Elementwise, of all; None of nothing."""
-    return functools.reduce(operator.add, terms) if terms else None
+def added(terms: Sequence[Float[Array, "*n"]]) -> Float[Array, "*n"]:
+    """Elementwise, of all."""
+    return functools.reduce(operator.add, terms)
 
 
 def sum_of_anchors(terms: Sequence[Float[Array, "b"]]) -> Float[Array, ""]:
     """The mean over anchors and rows."""
-    return functools.reduce(operator.add, terms).mean() / len(terms)
+    return added(terms).mean() / len(terms)
 
 
 def anchors(z: Sequence[Array]) -> list[tuple[Array, tuple[Array, ...]]]:

@@ -532,15 +532,20 @@ def logits(
     float32: the error is about that of rounding the gradient to bfloat16, which follows. float16 embeddings: the same
     forward, but the derivatives stay float32, since float16 holds nothing below 6e-8 or above 65,504.
     """
-    x = dots(za, zb)
-    x = x * scale.astype(x.dtype)
+    x = scaled(za, zb, scale)
     return x if bias is None else x + bias.astype(x.dtype)
 
 
-@jax.custom_vjp
 def dots(za: Float[Array, "m d"], zb: Float[Array, "n d"]) -> Float[Array, "m n"]:
     """The inner product of each row with each other."""
-    return product("md,nd->mn", za, zb)
+    return scaled(za, zb, jnp.ones((), at_least_float32(za).dtype))
+
+
+@jax.custom_vjp
+def scaled(za: Float[Array, "m d"], zb: Float[Array, "n d"], scale: Float[Array, ""]) -> Float[Array, "m n"]:
+    """The inner product of each row with each other, times `scale`."""
+    x = product("md,nd->mn", za, zb)
+    return x * scale.astype(x.dtype)
 
 
 def product(equation: str, x: Array, y: Array) -> Array:
@@ -549,16 +554,26 @@ def product(equation: str, x: Array, y: Array) -> Array:
     return jnp.einsum(equation, x, y, precision=precision, preferred_element_type=at_least_float32(x).dtype)
 
 
-def _dots_backward(residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    dtype = residuals[0].dtype
-    za, zb = (at_least_float32(z) if dtype == jnp.float16 else z for z in residuals)
+def _scaled_forward(za: Array, zb: Array, scale: Array) -> tuple[Array, Any]:
+    x = product("md,nd->mn", za, zb)
+    return x * scale.astype(x.dtype), (za, zb, scale, x if za.dtype.itemsize < 4 else None)
+
+
+def _scaled_backward(residuals: Any, gradient: Array) -> tuple[Array, Array, Array]:
+    za, zb, scale, x = residuals
+    dtype = za.dtype
+    if dtype == jnp.float16:
+        za, zb = at_least_float32(za), at_least_float32(zb)
     # Without the barrier XLA computes the derivatives, exponentials and all, once for each of the two products.
-    gradient = jax.lax.optimization_barrier(gradient.astype(za.dtype))
-    d_za, d_zb = product("mn,nd->md", gradient, zb), product("mn,md->nd", gradient, za)
-    return d_za.astype(dtype), d_zb.astype(dtype)
+    rounded = jax.lax.optimization_barrier(gradient.astype(za.dtype))
+    d_za, d_zb = product("mn,nd->md", rounded, zb), product("mn,md->nd", rounded, za)
+    # The derivative by the scale is a sum over pairs; of the rows' derivatives, where these are exact, a smaller one.
+    d_scale = (za * d_za).sum() if x is None else (gradient * x).sum()
+    s = scale.astype(d_za.dtype)
+    return (s * d_za).astype(dtype), (s * d_zb).astype(dtype), d_scale.astype(scale.dtype)
 
 
-dots.defvjp(lambda za, zb: (dots(za, zb), (za, zb)), _dots_backward)
+scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def softplus_tile(za: Float[Array, "m d"], zb: Float[Array, "n d"], shared: Any) -> Any:
