@@ -94,8 +94,9 @@ def by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
 
 
 def batch_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
-    """Those of its axes that split the batch; a mesh of one's own need not have them all."""
-    return tuple(a for a in BATCH_AXES if a in mesh.axis_names)
+    """Those of its axes that split the batch, in its own order, as collectives want them; a mesh of one's own need not
+    have them all."""
+    return tuple(a for a in mesh.axis_names if a in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
