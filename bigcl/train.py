@@ -52,9 +52,9 @@ def main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"\nstopped at once. To go on from the last checkpoint, run it again:\n  {again}", file=sys.stderr)
         sys.exit(130)
-    except (ConfigError, CheckpointError, Diverged, TooManyBadRecords, FileNotFoundError, ImportError) as error:
+    except (ConfigError, CheckpointError, FileNotFoundError, ImportError) as error:
         sys.exit(f"error: {error}")
-    except BadRecord as error:
+    except (Diverged, TooManyBadRecords, BadRecord) as error:
         sys.exit("\n  ".join([f"error: {error}", *getattr(error, "__notes__", ())[:1]]))
 
 

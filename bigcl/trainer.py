@@ -138,9 +138,9 @@ class Trainer:
                 for hook in hooks:
                     if self.due(hook, step):
                         hook(step, state, metrics)
-            except (Diverged, TooManyBadRecords):
-                self.watchdog.doing(f"saving step {step}", self.deadlines.save)
-                self.checkpoints.save(step, state)  # steps that were not taken left the state as it was
+            except (Diverged, TooManyBadRecords) as error:
+                # Steps that were not taken left the state as it was.
+                error.add_note(f"stopped after step {step} of {self.steps}, {self.save_at_once(step, state)}")
                 raise
             if self.stopping(step):
                 how = self.save_at_once(step, state)

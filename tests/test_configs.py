@@ -196,6 +196,7 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_state(tmp_path):
     config = plain(load(ROOT / "configs" / "siglip.py").get_config("smoke"))
     config["optim"].update(lr=1e38, clip_norm=1e30)
     config["train"].update(steps=20, log_every=2, max_skipped=4)
-    with pytest.raises(Diverged, match="of 5 steps in a row up to step 6 was not finite"):
+    with pytest.raises(Diverged, match="of 5 steps in a row up to step 6 was not finite") as stop:
         run(config, tmp_path)
+    assert stop.value.__notes__ == ["stopped after step 6 of 20, and saved"]
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["6"]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32, Int32
 
 from bigcl import registry
 from bigcl.data.loader import pad_batches
-from bigcl.data.sources import BadRecord, Source
+from bigcl.data.sources import BadRecord, Example, Source
 from bigcl.data.sources.arrays import Arrays
 from bigcl.data.tokenizers import Tokenizer
 from bigcl.data.transforms import Transform, lookup
@@ -157,8 +157,12 @@ def group(values: Sequence[Hashable | None]) -> Int32[np.ndarray, "n"]:
 def labels(source: Source, key: str) -> list[Any]:
     """The value at `key` of each example ("a/b" for nested ones); batches hold numbers only, so the source is read.
 
-    Raises KeyError if an example has none."""
-    try:
-        return [lookup(dict(source[i]), key) for i in range(len(source))]
-    except BadRecord as error:
-        raise KeyError(error.reason) from error
+    Raises KeyError if an example has none; BadRecord, which says where it lies, if one cannot be read."""
+
+    def label(example: Example) -> Any:
+        try:
+            return lookup(example, key)
+        except BadRecord as error:
+            raise KeyError(error.reason) from error
+
+    return [label(dict(source[i])) for i in range(len(source))]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bigcl.data.sources import BadRecord
 from bigcl.data.sources.arrays import Arrays
 from bigcl.evals.embedding import embed, labels
 from bigcl.registry import ConfigError
@@ -55,3 +56,12 @@ def test_labels_may_be_nested():
     assert labels(source, "meta/group") == ["x", None]
     with pytest.raises(KeyError, match="groop"):
         labels(source, "meta/groop")
+
+
+def test_a_label_that_cannot_be_read_says_where_it_lies():
+    class Broken(Arrays):
+        def __getitem__(self, index):
+            raise BadRecord("pictures", "k7", "0.tar", 512, "ends early")
+
+    with pytest.raises(BadRecord, match=r"pictures, 0\.tar, byte 512, k7: ends early"):
+        labels(Broken({"label": [1, 2]}), "label")
