@@ -6,7 +6,7 @@ serves them or the L2 cache, which holds a tile. One JSON line for each loss and
 
 - forward_mb, gradient_mb: megabytes of the value alone and of what the gradient adds,
 - moved_us: microseconds that these take at the rate of HBM (of the L2: fewer),
-- products_us: microseconds of the four matrix products at the chip's peak,
+- products_us: microseconds of the four matrix products at the chip's peak, of bfloat16 or of its float32 units,
 - temporaries_mib: of loss and gradient at that batch.
 """
 
@@ -59,6 +59,7 @@ def measure(gpu: str, loss: str, dim: int, dtype: str, batch: int) -> dict[str, 
         memory = program.memory_analysis().temp_size_in_bytes
     figures = chip(GPUS[gpu].kind)
     assert figures is not None and memory is not None
+    peak = GPUS[gpu].float32_tflops if dtype == "float32" else figures.tflops
     return {
         "gpu": GPUS[gpu].kind,
         "loss": loss,
@@ -68,7 +69,7 @@ def measure(gpu: str, loss: str, dim: int, dtype: str, batch: int) -> dict[str, 
         "forward_mb": round(moved[0] / 1e6, 1),
         "gradient_mb": round((moved[1] - moved[0]) / 1e6, 1),
         "moved_us": round(moved[1] / figures.bandwidth * 1e6, 1),
-        "products_us": round(4 * 2 * TILE**2 * dim / (figures.tflops * 1e12) * 1e6, 1),
+        "products_us": round(4 * 2 * TILE**2 * dim / (peak * 1e12) * 1e6, 1),
         "temporaries_mib": round(memory / 2**20, 1),
         "version": f"jax {jax.__version__}",
     }

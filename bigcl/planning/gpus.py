@@ -29,6 +29,11 @@ class Gpu:
     l2: int
     ghz: float
 
+    @property
+    def float32_tflops(self) -> float:
+        """Peak of the float32 units, each of which multiplies and adds once a cycle."""
+        return 2 * self.cores * self.lanes * self.ghz / 1e3
+
     def target(self) -> str:
         """The target of XLA's compiler, as the text of its protocol buffer."""
         figures = chip(self.kind)

@@ -13,19 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from jax.lax import Precision
 
 from bigcl import flops, registry
 from bigcl.chips import DCN, Chip, device_figures
 from bigcl.experiment import Experiment
 from bigcl.planning.buffers import Buffers, Temporary, largest, parse_buffers
 from bigcl.planning.collectives import Collective, read_collectives, summarize
-from bigcl.planning.gpus import compiler_options, usable
+from bigcl.planning.gpus import GPUS, compiler_options, usable
 from bigcl.planning.hlo import Module
 from bigcl.planning.traffic import hbm_bytes
 from bigcl.registry import ConfigError
-
-PASSES = {jax.lax.Precision.HIGH: 3, jax.lax.Precision.HIGHEST: 6}
-"""Bfloat16 products that make one of float32 on TPU."""
 
 UNREAD = "a loop whose trips could not be read counts once"
 
@@ -117,7 +115,8 @@ def make_plan(config: Mapping[str, Any], devices: Sequence[jax.Device]) -> Plan:
     figures = device_figures(devices)
     seconds = {}
     if figures is not None:
-        computing = sum(p.flops * passes(p, figures, devices[0].platform) for p in executed) / len(devices)
+        float32 = float32_passes(devices[0], figures)
+        computing = sum(p.flops * passes(p, figures, float32) for p in executed) / len(devices)
         seconds = lower_bounds(figures, computing, traffic, each, Hosts.of(devices))
     return Plan(
         devices=f"{len(devices)} x {devices[0].device_kind}",
@@ -251,17 +250,27 @@ class Hosts:
         return cls(count, len(devices) / count, count / len(set(slices.values())))
 
 
-def passes(product: flops.Product, figures: Chip, platform: str) -> float:
-    """How long a product takes at least, in bfloat16 products: at the peak of eight bits if both sides have eight; on
-    TPU six passes for float32 at `Precision.HIGHEST`, three at `HIGH`. (That float32 is slower on GPUs too is left
-    out.)"""
+def passes(product: flops.Product, figures: Chip, float32: Mapping[Precision, float]) -> float:
+    """How long a product takes at least, in bfloat16 products: at the peak of eight bits if both sides have eight; of
+    float32 by its precision (`float32_passes`)."""
     dtypes = [v.aval.dtype for v in product.equation.invars[:2]]
     if all(d.itemsize == 1 for d in dtypes):
         return figures.tflops / figures.tflops_8bit
-    precision = product.equation.params["precision"]
-    if platform == "tpu" and isinstance(precision, tuple) and all(d == jnp.float32 for d in dtypes):
-        return min(PASSES.get(p, 1) for p in precision)
+    precision = product.equation.params["precision"] or (Precision.DEFAULT,)
+    if isinstance(precision, tuple) and all(d == jnp.float32 for d in dtypes):
+        return min(float32.get(p, 1) for p in precision)
     return 1
+
+
+def float32_passes(device: jax.Device, figures: Chip) -> dict[Precision, float]:
+    """How many bfloat16 products one of float32 takes at least: passes of a TPU's matrix units; on GPUs TF32, which
+    runs at half the rate, and at full precision the units outside the tensor cores."""
+    if device.platform == "tpu":
+        return {Precision.HIGH: 3, Precision.HIGHEST: 6}
+    for gpu in GPUS.values():
+        if gpu.kind == device.device_kind:
+            return {Precision.DEFAULT: 2, Precision.HIGH: 2, Precision.HIGHEST: figures.tflops / gpu.float32_tflops}
+    return {}
 
 
 def lower_bounds(

@@ -1,6 +1,7 @@
 """Lower bounds of the step time, against figures computed by hand from small programs."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,11 @@ from bigcl.chips import DCN, Chip
 from bigcl.flops import products
 from bigcl.planning.collectives import read_collectives, summarize
 from bigcl.planning.hlo import Module
-from bigcl.planning.planner import Hosts, lower_bounds, passes
+from bigcl.planning.planner import Hosts, float32_passes, lower_bounds, passes
 
 CHIP = Chip(tflops=100, tflops_8bit=200, memory=2**34, bandwidth=1e12, link=5e10, links=4)
+TPU = types.SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+H200, UNKNOWN = (types.SimpleNamespace(platform="gpu", device_kind=f"NVIDIA {name}") for name in ("H200", "X1"))
 ONE = Hosts(count=1, chips=4, in_slice=1)
 N = 2**20
 MEBIBYTES = 4 * N
@@ -90,20 +93,23 @@ def test_what_all_chips_send_between_slices_shares_the_network_of_their_host():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "precision", "platform", "expected"),
+    ("dtype", "precision", "device", "expected"),
     [
-        (jnp.bfloat16, None, "tpu", 1),
-        (jnp.float32, None, "tpu", 1),
-        (jnp.float32, "high", "tpu", 3),
-        (jnp.float32, "highest", "tpu", 6),
-        (jnp.float32, "highest", "gpu", 1),
-        (jnp.bfloat16, "highest", "tpu", 1),
-        (jnp.int8, None, "tpu", 0.5),
-        (jnp.float8_e4m3fn, None, "gpu", 0.5),
+        (jnp.bfloat16, None, TPU, 1),
+        (jnp.float32, None, TPU, 1),
+        (jnp.float32, "high", TPU, 3),
+        (jnp.float32, "highest", TPU, 6),
+        (jnp.bfloat16, "highest", TPU, 1),
+        (jnp.int8, None, TPU, 0.5),
+        (jnp.float32, None, H200, 2),
+        (jnp.float32, "highest", H200, CHIP.tflops / 66.9),
+        (jnp.bfloat16, "highest", H200, 1),
+        (jnp.float8_e4m3fn, None, H200, 0.5),
+        (jnp.float32, "highest", UNKNOWN, 1),
     ],
 )
-def test_a_product_takes_the_passes_of_its_precision(dtype, precision, platform, expected):
+def test_a_product_takes_the_passes_of_its_precision(dtype, precision, device, expected):
     a = jnp.zeros((4, 4), dtype)
     jaxpr = jax.make_jaxpr(lambda a: jax.lax.dot(a, a, precision=precision, preferred_element_type=jnp.float32))(a)
     (product,) = products(jaxpr.jaxpr)
-    assert passes(product, CHIP, platform) == expected
+    assert passes(product, CHIP, float32_passes(device, CHIP)) == pytest.approx(expected, rel=1e-3)
