@@ -55,8 +55,7 @@ class StopWhenDiverged(Hook):
         if worst >= self.train.max_skipped:
             raise Diverged(
                 f"the loss or gradient of {worst} steps in a row up to step {step} was not finite. None of them was "
-                "taken, and the state is saved; lower optim.lr, set optim.clip_norm, or look at the batches, and run "
-                "the same command again."
+                "taken; lower optim.lr, set optim.clip_norm, or look at the batches, and run the same command again."
             )
 
 

@@ -54,7 +54,7 @@ class Allowance:
         if self.bad > self.fraction * max(self.drawn, _LEAST):
             raise TooManyBadRecords(
                 f"{self.bad:,} of {self.drawn:,} examples were bad records, more than data.max_bad_fraction = "
-                f"{self.fraction:g} allows; quarantine.jsonl lists them, and the state is saved. The last ones:"
+                f"{self.fraction:g} allows; quarantine.jsonl lists them. The last ones:"
                 + "".join(f"\n  {describe(record)}" for record in self.last)
             )
 
