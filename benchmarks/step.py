@@ -36,7 +36,7 @@ def recipe(args: Any) -> dict[str, Any]:
     image, text = config.task.towers.image, config.task.towers.text
     for tower in (image, text):
         del tower.remat
-        tower.activation = args.activation
+        tower.activation, tower.attention = args.activation, args.attention
     pixels, words = [image.image_size, image.image_size, 3], [text.length]
     spec = {
         "image": {"shape": pixels, "dtype": "uint8"},
@@ -165,12 +165,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--activation", choices=("gelu", "quick_gelu"), default="gelu", help="OpenAI's is quick_gelu")
+    parser.add_argument("--attention", choices=("plain", "cudnn"), default="plain", help="of bigcl's towers, on a GPU")
     parser.add_argument("--compile", action="store_true", help="open_clip under torch.compile")
     parser.add_argument("--steps", type=int, default=2, help="steps in each round")
     args = parser.parse_args()
     if args.peer:
         return peers.serve(PEERS[args.peer](args))
-    settings = ("model", "batch", "dtype", "activation", "compile", "tiny")
+    settings = ("model", "batch", "dtype", "activation", "attention", "compile", "tiny")
     what = {"benchmark": "step", **{k: getattr(args, k) for k in settings}}
     with contextlib.ExitStack() as stack:
         running = {}
