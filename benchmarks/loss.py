@@ -160,9 +160,7 @@ def matmuls(args: Any, form: str) -> Callable[..., dict[str, Any]]:
 
         def again(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
             result = jnp.einsum(equation, carry[0], y, precision=exact, preferred_element_type=jnp.float32)
-            return jax.lax.optimization_barrier(
-                (carry[0], result)
-            )  # each waits for the one before, and none is dropped
+            return jax.lax.optimization_barrier((carry[0], result))  # each waits for the one before it
 
         zeros = jnp.zeros_like(jnp.einsum(equation, x, y, preferred_element_type=jnp.float32))
         return jax.lax.fori_loop(0, count, again, (x, zeros))[1]
