@@ -158,12 +158,13 @@ def matmuls(args: Any, form: str) -> Callable[..., dict[str, Any]]:
     def repeated(equation: str, x: Any, y: Any, count: Any) -> Any:
         """So many products within one program: on a GPU one takes less time than to ask for it."""
 
-        def again(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
-            result = jnp.einsum(equation, carry[0], y, precision=exact, preferred_element_type=jnp.float32)
-            return jax.lax.optimization_barrier((carry[0], result))  # each waits for the one before it
+        def product(x: Any) -> Any:
+            return jnp.einsum(equation, x, y, precision=exact, preferred_element_type=jnp.float32)
 
-        zeros = jnp.zeros_like(jnp.einsum(equation, x, y, preferred_element_type=jnp.float32))
-        return jax.lax.fori_loop(0, count, again, (x, zeros))[1]
+        def again(_: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+            return jax.lax.optimization_barrier((carry[0], product(carry[0])))  # each waits for the one before it
+
+        return jax.lax.fori_loop(1, count, again, (x, product(x)))[1]
 
     def answer(batch: int, warm: bool) -> dict[str, Any]:
         a, b = (jnp.asarray(x, args.dtype) for x in problem(args, min(batch, TILE)))
